@@ -1,0 +1,201 @@
+"""Sizes of a model and limits of a window: every default of the project is written here, once.
+
+Frozen dataclasses, read from JSON or YAML mappings with checks that say what was found, what was
+expected and what to do. Nothing here imports torch or ROS. ROS parameters derive from these classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+T = TypeVar('T')
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the text names the key and what was expected."""
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The shared encoder (CLIP's vision tower): pre-norm ViT, all tokens kept.
+
+    :param activation: ``quick_gelu`` (CLIP) or ``gelu``.
+    """
+
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    mlp_ratio: int = 4
+    activation: str = 'quick_gelu'
+    image_size: int = 224
+    patch_size: int = 14
+    norm_eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Inputs of the modality tokenizers; the defaults are those of the released weights.
+
+    :param image_fit: ``crop`` (short side to size, centre crop), ``squash`` or ``pad``.
+    :param video_positions: learned position per frame, so that order is told (not in the release).
+    :param depth_encoding: ``relative`` (inverse depth scaled to 0..1, as the release's depth maps)
+        or ``metric`` (three channels: metres / 10, 1 / (1 + metres), validity).
+    :param point_frame: ``unit`` (centred, largest radius 1, as released) or ``metric``
+        (metres / 5 in the frame of the cloud, so that distance survives).
+    :param point_grouping_channel: first of the three channels that FPS and the neighbour search
+        use; 3 in the released weights (the colours), 0 for coordinates.
+    """
+
+    image_fit: str = 'crop'
+    video_frames: int = 15
+    video_positions: bool = False
+    depth_encoding: str = 'relative'
+    points: int = 8192
+    point_centres: int = 1024
+    point_neighbours: int = 32
+    point_grouping_channel: int = 3
+    point_frame: str = 'unit'
+    audio_rate_hz: int = 16000
+    audio_mels: int = 128
+    audio_frames: int = 1024
+    audio_kernel: int = 16
+    audio_stride: int = 10
+    imu_rate_hz: int = 200
+    imu_samples: int = 400
+    imu_kernel: int = 10
+    imu_stride: int = 1
+    fmri_voxels: int = 15724
+    fmri_tokens: int = 8
+
+    @property
+    def audio_seconds(self) -> float:
+        """Length of the audio input (10 ms a frame)."""
+        return self.audio_frames * 0.01
+
+    @property
+    def imu_seconds(self) -> float:
+        """Length of the IMU input."""
+        return self.imu_samples / self.imu_rate_hz
+
+
+@dataclass(frozen=True)
+class UpmConfig:
+    """The Universal Projection Module.
+
+    :param router: ``sigmoid`` (normalised, as released), ``softmax``, ``constant`` or ``sparse``.
+    :param hidden: SwiGLU hidden size of an expert's blocks; 0: 8/3 of the encoder's width, rounded
+        up to ``multiple_of``.
+    """
+
+    experts: int = 3
+    layers: int = 8
+    heads: int = 16
+    modality_tokens: int = 30
+    router: str = 'sigmoid'
+    multiple_of: int = 256
+    hidden: int = 0
+    norm_eps: float = 1e-5
+
+
+@dataclass(frozen=True)
+class LlmConfig:
+    """A Llama-family language model.
+
+    :param hidden: SwiGLU hidden size; 0: 8/3 of ``dim`` rounded up to ``multiple_of``.
+    :param kv_heads: heads of keys and values (grouped-query attention); 0: as many as ``heads``.
+    """
+
+    dim: int = 4096
+    layers: int = 32
+    heads: int = 32
+    kv_heads: int = 0
+    hidden: int = 0
+    multiple_of: int = 256
+    vocab_size: int = 32000
+    max_positions: int = 2048
+    norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    tied_embeddings: bool = False
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How text becomes tokens and turns become a prompt.
+
+    :param tokenizer: file beside the weights: ``tokenizer.json`` or ``tokenizer.model``.
+    :param template: ``released`` (``###Human:``), ``training`` (``### Human:``) or ``plain``.
+    :param system: system text before the first turn; empty for none.
+    :param stop: text that ends an answer.
+    :param describe_prompt: what the node asks for when nobody asks.
+    """
+
+    tokenizer: str = 'tokenizer.json'
+    template: str = 'released'
+    system: str = ''
+    stop: str = '###'
+    describe_prompt: str = 'Provide a one-sentence caption for the provided image.'
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that fixes a model's shape; stored as config.json beside its weights."""
+
+    name: str = 'onellm_7b'
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    upm: UpmConfig = field(default_factory=UpmConfig)
+    llm: LlmConfig = field(default_factory=LlmConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+
+
+NANO = ModelConfig(
+    name='nano',
+    encoder=EncoderConfig(width=192, layers=6, heads=6, image_size=112, patch_size=14),
+    tokenizer=TokenizerConfig(
+        image_fit='squash', video_frames=6, video_positions=True, depth_encoding='metric',
+        points=2048, point_centres=64, point_neighbours=16, point_grouping_channel=0,
+        point_frame='metric', audio_frames=256, audio_stride=16, imu_kernel=10, imu_stride=10,
+        fmri_voxels=256),
+    upm=UpmConfig(experts=3, layers=2, heads=6, modality_tokens=16, multiple_of=32),
+    llm=LlmConfig(dim=256, layers=4, heads=8, multiple_of=32, vocab_size=1024,
+                  max_positions=1024, tied_embeddings=True),
+    text=TextConfig(template='plain', describe_prompt='Describe what you sense.'))
+
+PRESETS: dict[str, ModelConfig] = {'onellm_7b': ModelConfig(), 'nano': NANO}
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], where: str = '') -> T:
+    """Build a config dataclass from a mapping, checking names and types.
+
+    :param where: dotted key of ``values``, for the error text.
+    :raises ConfigError: for an unknown key or a value of the wrong type.
+    """
+    hints = get_type_hints(cls)
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigError(f'unknown key {where + unknown[0]!r}: expected one of {sorted(known)}')
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        hint = hints[key]
+        path = where + key
+        if is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f'{path}: expected a mapping, found {value!r}')
+            out[key] = from_mapping(hint, value, path + '.')  # type: ignore[arg-type]
+        elif hint is float and isinstance(value, int) and not isinstance(value, bool):
+            out[key] = float(value)
+        elif isinstance(hint, type) and (
+                not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)):
+            raise ConfigError(
+                f'{path}: expected {hint.__name__}, found {type(value).__name__} {value!r}')
+        else:
+            out[key] = value
+    return cls(**out)
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """Return the nested mapping of a config dataclass, ready for JSON or YAML."""
+    return asdict(config)
