@@ -44,6 +44,8 @@ class TokenizerConfig:
         or ``metric`` (three channels: metres / 10, 1 / (1 + metres), validity).
     :param point_frame: ``unit`` (centred, largest radius 1, as released) or ``metric``
         (metres / 5 in the frame of the cloud, so that distance survives).
+    :param imu_standardise: gravity taken off and both sensors scaled to about one (not in the
+        release, which takes m/s^2 and rad/s as they are).
     :param point_grouping_channel: first of the three channels that FPS and the neighbour search
         use; 3 in the released weights (the colours), 0 for coordinates.
     """
@@ -66,6 +68,7 @@ class TokenizerConfig:
     imu_samples: int = 400
     imu_kernel: int = 10
     imu_stride: int = 1
+    imu_standardise: bool = False
     fmri_voxels: int = 15724
     fmri_tokens: int = 8
 
@@ -157,7 +160,7 @@ NANO = ModelConfig(
         image_fit='squash', video_frames=6, video_positions=True, depth_encoding='metric',
         points=2048, point_centres=64, point_neighbours=16, point_grouping_channel=0,
         point_frame='metric', audio_frames=256, audio_stride=16, imu_kernel=10, imu_stride=10,
-        fmri_voxels=256),
+        imu_standardise=True, fmri_voxels=256),
     upm=UpmConfig(experts=3, layers=2, heads=6, modality_tokens=16, multiple_of=32),
     llm=LlmConfig(dim=256, layers=4, heads=8, multiple_of=32, vocab_size=1024,
                   max_positions=1024, tied_embeddings=True),

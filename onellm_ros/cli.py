@@ -1,0 +1,31 @@
+"""The command ``onellm``: its subcommands, each imported only when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+COMMANDS = {
+    'describe': ('onellm_ros.describe', 'answer about sensor files, without ROS'),
+    'eval': ('onellm_ros.evaluation.command', 'score a model'),
+    'train': ('onellm_ros.training.command', 'train a model on the simulated world'),
+    'verify': ('onellm_ros.verify', 'compare with outputs of the reference implementation')}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand; returns the exit status (2: wrong use)."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog='onellm', description='OneLLM for robots: words for what the sensors tell.')
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    for name, (module, summary) in COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=summary)
+        if argv[:1] == [name]:
+            importlib.import_module(module).add_arguments(sub)
+    args = parser.parse_args(argv)
+    return int(importlib.import_module(COMMANDS[args.command][0]).run(args))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""``onellm train``: renders worlds, trains a recipe's stages on them, writes the model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from onellm_ros.config import PRESETS
+from onellm_ros.training.stages import RECIPES, Stage
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``onellm train``."""
+    parser.add_argument('--recipe', choices=sorted(RECIPES), default='nano',
+                        help='model size and stages (default: %(default)s)')
+    parser.add_argument('--out', type=Path, default=Path('runs/nano'),
+                        help='folder of the run; a run found there is resumed')
+    parser.add_argument('--data', type=Path, default=Path('cache/worlds'),
+                        help='folder of rendered worlds; missing ones are rendered into it')
+    parser.add_argument('--worlds', type=int, default=24576, help='worlds to train on')
+    parser.add_argument('--held-out', type=int, default=512, help='worlds to evaluate on')
+    parser.add_argument('--render-processes', type=int, default=2)
+    parser.add_argument('--wait-for', type=int, default=None, metavar='WORLDS',
+                        help='start to train when so many worlds are rendered, while the others '
+                             'follow (default: all; only then a run can be repeated exactly)')
+    parser.add_argument('--steps', action='append', default=[], metavar='STAGE=N',
+                        help='change the number of steps of a stage (0 leaves it out)')
+    parser.add_argument('--until', metavar='STAGE', help='stop after this stage')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda')
+    parser.add_argument('--threads', type=int, default=0, help='CPU threads; 0: all')
+    parser.add_argument('--workers', type=int, default=1, help='processes that build batches')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--export', type=Path, metavar='DIR',
+                        help='write the trained model there (config, tokenizer, weights as '
+                             'float16) when the run is done')
+    parser.add_argument('--only-export', action='store_true',
+                        help='write the model of the run as it stands, train nothing')
+
+
+def changed_stages(recipe: tuple[Stage, ...], changes: list[str],
+                   until: str | None) -> tuple[Stage, ...]:
+    """Return the recipe with ``STAGE=N`` applied, up to the stage ``until``.
+
+    :raises ValueError: for a stage that the recipe lacks or a number that is none.
+    """
+    names = [s.name for s in recipe]
+    steps = {}
+    for change in changes:
+        name, _, number = change.partition('=')
+        if name not in names or not number.isdigit():
+            raise ValueError(f'--steps {change}: expected STAGE=N with a stage of {names}')
+        steps[name] = int(number)
+    if until is not None and until not in names:
+        raise ValueError(f'--until {until}: expected one of {names}')
+    last = names.index(until) if until else len(recipe) - 1
+    stages = [replace(s, steps=steps.get(s.name, s.steps)) for s in recipe[:last + 1]]
+    return tuple(stages)
+
+
+def wait_for_worlds(folder: Path, wanted: int, processes: list) -> None:
+    """Wait until enough worlds are rendered.
+
+    :raises RuntimeError: when the writers ended before that.
+    """
+    from onellm_ros.training.shards import Shards
+    shards = Shards(folder)
+    while len(shards) < wanted:
+        if not any(p.is_alive() for p in processes) and shards.refresh() < wanted:
+            raise RuntimeError(f'rendering ended with {len(shards)} of {wanted} worlds in '
+                               f'{folder}; its error stands above')
+        time.sleep(1.0)
+        shards.refresh()
+        if sys.stderr.isatty():
+            print(f'\rrendered {len(shards)} of {wanted} worlds', end='', file=sys.stderr)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train as the options say; returns the exit status."""
+    import torch
+
+    from onellm_ros.model.checkpoint import save_model
+    from onellm_ros.model.onellm import OneLLM
+    from onellm_ros.model.text import Text, train_tokenizer
+    from onellm_ros.simulation.language import vocabulary_texts
+    from onellm_ros.training.shards import SHARD_WORLDS, start_rendering
+    from onellm_ros.training.trainer import Trainer
+
+    try:
+        recipe = changed_stages(RECIPES[args.recipe], args.steps, args.until)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    config = PRESETS[args.recipe]
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = args.device
+    if device == 'auto':
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    args.out.mkdir(parents=True, exist_ok=True)
+    tokenizer = args.out / config.text.tokenizer
+    if not tokenizer.exists():
+        train_tokenizer(vocabulary_texts(), config.llm.vocab_size, tokenizer)
+    text = Text.load(tokenizer, config.text)
+    config = replace(config, llm=replace(config.llm, vocab_size=text.vocab_size))
+    model = OneLLM(config)
+    held_out = args.data / 'held_out'
+    if not args.only_export:
+        count = -(-args.worlds // SHARD_WORLDS)
+        writers = start_rendering(held_out, range(1), config, base_seed=1, held_out=True,
+                                  worlds=args.held_out)
+        wait_for_worlds(held_out, args.held_out, writers)
+        writers = start_rendering(args.data, range(count), config,
+                                  processes=args.render_processes)
+        wanted = count * SHARD_WORLDS
+        wait_for_worlds(args.data, min(args.wait_for or wanted, wanted), writers)
+    trainer = Trainer(model, text, args.out, args.data, held_out, seed=args.seed, device=device,
+                      workers=args.workers)
+    if not args.only_export:
+        trainer.run(recipe)
+    if args.export:
+        save_model(trainer.model, args.export, dtype=torch.float16, tokenizer=tokenizer)
+        print(f'wrote {args.export}')
+    return 0

@@ -1,0 +1,219 @@
+"""Batches from rendered worlds: tensors of one set of modalities, questions about them, targets.
+
+``Batches`` is a map-style data set of whole batches: item ``step`` depends only on the stage, the
+seed, the step and the worlds at hand, so that a resumed run sees what the first would have seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from onellm_ros.config import ModelConfig
+from onellm_ros.modality import PROMPT_ORDER, Modality
+from onellm_ros.model.text import Text
+from onellm_ros.preprocess import depth_picture, normalise_image, standardise_imu
+from onellm_ros.simulation import language
+from onellm_ros.simulation.truth import Truth
+from onellm_ros.training.shards import Shards
+from onellm_ros.training.stages import Stage
+from onellm_ros.training.targets import TARGETS, told_by, truth_targets
+
+REFRESH_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A question and its answer as token ids."""
+
+    prompt: list[int]
+    answer: list[int]
+    type: str
+
+
+@dataclass
+class Packed:
+    """Question segments of a batch, padded: each segment sees the prefix and itself.
+
+    ``ids``, ``segments`` (0 = padding) and ``positions`` (from the prefix' end on) are int64 [B, L];
+    ``labels`` holds the next token where it belongs to an answer, else -100.
+    """
+
+    ids: Tensor
+    segments: Tensor
+    positions: Tensor
+    labels: Tensor
+    types: list[list[str]]
+
+
+def pack_segments(rows: list[list[Segment]], pad: int, multiple: int = 16) -> Packed:
+    """Lay the segments of each row one behind another."""
+    lengths = [sum(len(s.prompt) + len(s.answer) for s in row) for row in rows]
+    width = -(-max(lengths) // multiple) * multiple
+    shape = (len(rows), width)
+    ids = np.full(shape, pad, np.int64)
+    segments, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    labels = np.full(shape, -100, np.int64)
+    for b, row in enumerate(rows):
+        at = 0
+        for number, segment in enumerate(row, 1):
+            tokens = segment.prompt + segment.answer
+            end = at + len(tokens)
+            ids[b, at:end] = tokens
+            segments[b, at:end] = number
+            positions[b, at:end] = np.arange(len(tokens))
+            first = at + len(segment.prompt) - 1
+            labels[b, first:end - 1] = segment.answer
+            at = end
+    return Packed(*(torch.from_numpy(x) for x in (ids, segments, positions, labels)),
+                  types=[[s.type for s in row] for row in rows])
+
+
+@dataclass
+class Batch:
+    """One batch; ``inputs`` are the tensors that the modality tokenizers take."""
+
+    modalities: tuple[Modality, ...]
+    inputs: dict[Modality, Tensor]
+    targets: dict[str, Tensor]
+    text: Packed | None = None
+    scene_ids: list[list[int]] | None = None
+    dense: Tensor | None = None
+    distance: Tensor | None = None
+
+
+def _jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Vary brightness, contrast and colour balance of uint8 [B, H, W, 3], as cameras do."""
+    b = image.shape[0]
+    gain = rng.uniform(0.75, 1.25, (b, 1, 1, 1)) * rng.uniform(0.93, 1.07, (b, 1, 1, 3))
+    offset = rng.uniform(-18, 18, (b, 1, 1, 1))
+    noise = rng.normal(0, 1, image.shape).astype(np.float32) * rng.uniform(0, 5, (b, 1, 1, 1))
+    return np.clip((image - 110.0) * gain + 110.0 + offset + noise, 0, 255).astype(np.uint8)
+
+
+def model_input(shards: Shards, worlds: list[int], modality: Modality, config: ModelConfig,
+                rng: np.random.Generator | None = None) -> Tensor:
+    """Return the tokenizer input of one modality for some worlds.
+
+    :param rng: varies pictures as cameras do; None: as rendered (evaluation).
+    """
+    def picture(array: np.ndarray) -> Tensor:
+        return normalise_image(torch.from_numpy(array))
+
+    if modality in (Modality.IMAGE, Modality.DEPTH, Modality.NORMAL):
+        image = shards.rows(worlds, 'image')
+        colour = picture(_jitter(image, rng) if rng is not None else image)
+        if modality is Modality.IMAGE:
+            return colour
+        if modality is Modality.DEPTH:
+            depth = shards.rows(worlds, 'depth').astype(np.float32)
+            second = torch.from_numpy(np.stack(
+                [depth_picture(d, config.tokenizer.depth_encoding) for d in depth]))
+        else:
+            second = torch.from_numpy(shards.rows(worlds, 'normal').astype(np.float32) / 254 + 0.5)
+        second = normalise_image(second.float())
+        if rng is not None and rng.random() < 0.15:
+            return second[:, None]                                    # no colour camera
+        return torch.stack([colour, second], 1)                      # [B, 2, 3, S, S]
+    raw = shards.rows(worlds, modality.value)
+    if modality is Modality.VIDEO:
+        frames = raw.reshape(-1, *raw.shape[2:])
+        return picture(frames).view(*raw.shape[:2], 3, *raw.shape[2:4])
+    if modality is Modality.AUDIO:
+        return torch.from_numpy(raw.astype(np.float32))               # [B, 1, mels, frames]
+    if modality is Modality.POINT:
+        scale = 5.0 if config.tokenizer.point_frame == 'metric' else 1.0
+        cloud = torch.from_numpy(raw.astype(np.float32))
+        return torch.cat([cloud[..., :3] / scale, cloud[..., 3:]], -1)
+    if modality is Modality.IMU:
+        tensor = torch.from_numpy(raw.astype(np.float32)).transpose(1, 2)
+        return standardise_imu(tensor) if config.tokenizer.imu_standardise else tensor
+    return torch.from_numpy(raw)[:, None]                             # fmri [B, 1, V]
+
+
+class Batches(Dataset[Batch]):
+    """All batches of a stage.
+
+    :param folder: where the shards are; :param seed: varies order and wordings.
+    :param held_out: use wordings that training never sees (evaluation).
+    """
+
+    def __init__(self, folder: str, stage: Stage, config: ModelConfig, text: Text, *,
+                 seed: int = 0, held_out: bool = False):
+        self.shards = Shards(folder)  # type: ignore[arg-type]
+        self.stage, self.config, self.text = stage, config, text
+        self.seed, self.held_out = seed, held_out
+        weights = np.array([w for _, w in stage.sets], float)
+        self.weights = weights / weights.sum()
+        self._built = 0
+
+    def __len__(self) -> int:
+        return self.stage.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        """Build the batch of a step."""
+        self._built += 1
+        if self._built % REFRESH_STEPS == 0:
+            self.shards.refresh()
+        if not len(self.shards):
+            raise FileNotFoundError(f'no rendered worlds in {self.shards.folder}: let '
+                                    '`onellm train` render some first')
+        rng = np.random.default_rng([self.seed, step, len(self.stage.name)])
+        present = self.stage.sets[int(rng.choice(len(self.weights), p=self.weights))][0]
+        count = self.stage.batch
+        if self.stage.kind == 'encoder' and present[0] in (
+                Modality.AUDIO, Modality.IMU, Modality.POINT, Modality.FMRI):
+            count *= 2
+        worlds = [int(w) for w in rng.integers(0, len(self.shards), count)]
+        return self.build(worlds, present, rng)
+
+    def build(self, worlds: list[int], present: tuple[Modality, ...],
+              rng: np.random.Generator) -> Batch:
+        """Build a batch of given worlds with the given modalities."""
+        truths = [self.shards.truth(w) for w in worlds]
+        ordered = tuple(m for m in PROMPT_ORDER if m in present)
+        seen = frozenset(ordered)
+        targets = [told_by(truth_targets(t), seen) for t in truths]
+        batch = Batch(ordered, {}, {
+            t.name: torch.from_numpy(np.stack([row[t.name] for row in targets])) for t in TARGETS})
+        kind = self.stage.kind
+        if kind != 'language':
+            augment = None if self.held_out else rng
+            batch.inputs = {m: model_input(self.shards, worlds, m, self.config, augment)
+                            for m in ordered}
+        if kind == 'encoder':
+            if ordered[0] in (Modality.IMAGE, Modality.DEPTH, Modality.NORMAL, Modality.VIDEO):
+                batch.dense = torch.from_numpy(self.shards.rows(worlds, 'dense'))
+                batch.distance = torch.from_numpy(
+                    self.shards.rows(worlds, 'distance').astype(np.float32))
+            return batch
+        if kind == 'language':
+            size = int(rng.integers(1, len(ordered) + 1))
+            seen = frozenset(ordered[int(i)] for i in rng.permutation(len(ordered))[:size])
+            batch.scene_ids = [self.text.encode(language.scene_text(t, seen, rng)) for t in truths]
+        batch.text = pack_segments([self._segments(t, seen, rng) for t in truths],
+                                   self.text.pad_id)
+        return batch
+
+    def _segments(self, truth: Truth, present: frozenset[Modality],
+                  rng: np.random.Generator) -> list[Segment]:
+        count, ordered = self.stage.questions, [m for m in PROMPT_ORDER if m in present]
+        asked = [q for m in ordered
+                 for q in language.questions(truth, m, rng, max(2, -(-count // len(ordered))),
+                                             held_out=self.held_out)]
+        asked = [asked[int(i)] for i in rng.permutation(len(asked))[:count]]
+        asked += language.unknown_questions(truth, present, rng, 1, held_out=self.held_out)
+        rows = [self._segment(q.question, q.answer, q.type) for q in asked]
+        prompts = language.CAPTION_PROMPTS
+        prompt = prompts[0] if rng.random() < 0.5 else prompts[int(rng.integers(len(prompts)))]
+        style = 'plain' if prompt == prompts[0] else 'varied'
+        rows.append(self._segment(prompt, language.caption(truth, present, rng, style=style),
+                                  'caption'))
+        return rows
+
+    def _segment(self, question: str, answer: str, kind: str) -> Segment:
+        return Segment(self.text.prompt_ids(question), self.text.answer_ids(answer), kind)

@@ -1,0 +1,290 @@
+"""The trainer: runs one stage after another, writes checkpoints, resumes where it was stopped.
+
+Owns the optimizer, the schedule, the losses of each kind of stage and the run's folder
+(``state.pt``, ``log.jsonl``). Data come from ``data.py``, the order of things from ``stages.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from onellm_ros.config import ModelConfig
+from onellm_ros.modality import Modality
+from onellm_ros.model.onellm import OneLLM
+from onellm_ros.model.text import Text
+from onellm_ros.training.data import Batch, Batches, Packed
+from onellm_ros.training.heads import DenseHead, FactsHead, pooled
+from onellm_ros.training.stages import Stage
+
+WITH_PATCHES = (Modality.IMAGE, Modality.VIDEO, Modality.DEPTH, Modality.NORMAL)
+EVAL_BATCHES = 8
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the text names the stage and the step."""
+
+
+class Heads(nn.Module):
+    """All heads that training throws away."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        encoder = config.encoder
+        self.dense = DenseHead(encoder.width, encoder.image_size // encoder.patch_size)
+        self.pooled = nn.ModuleDict({m.value: FactsHead(2 * encoder.width) for m in Modality})
+        self.tokens = FactsHead(config.upm.modality_tokens * config.llm.dim)
+
+
+def block_mask(prefix: int, segments: Tensor) -> Tensor:
+    """Return which positions see which, bool [B, 1, P + L, P + L].
+
+    Prefix positions see the prefix before them; text sees the whole prefix and its own segment up to
+    itself. Padding sees itself (a row without any key would be NaN).
+    """
+    b, length = segments.shape
+    total = prefix + length
+    causal = torch.ones(total, total, dtype=torch.bool, device=segments.device).tril()
+    mask = causal.expand(b, total, total).clone()
+    mask[:, prefix:, prefix:] &= segments[:, :, None] == segments[:, None, :]
+    return mask[:, None]
+
+
+def answer_loss(logits: Tensor, packed: Packed) -> tuple[Tensor, dict[str, list[float]]]:
+    """Return the mean loss on answer tokens and, per question type, which answers are all right.
+
+    An answer whose every token is the likeliest one given the right ones before it is exactly what
+    greedy decoding would say.
+
+    :param logits: [B, L, vocabulary].
+    """
+    labels = packed.labels
+    known = labels != -100
+    loss = F.cross_entropy(logits[known].float(), labels[known])
+    right = (logits.detach().argmax(-1) == labels) | ~known
+    outcome: dict[str, list[float]] = {}
+    for b, types in enumerate(packed.types):
+        for number, kind in enumerate(types, 1):
+            mine = packed.segments[b] == number
+            outcome.setdefault(kind, []).append(float(right[b][mine].all()))
+    return loss, outcome
+
+
+class Trainer:
+    """Trains one model through the stages of a recipe.
+
+    :param out: folder of the run; a ``state.pt`` in it is resumed.
+    :param data: folder of rendered shards; :param held_out: folder of shards for evaluation.
+    """
+
+    def __init__(self, model: OneLLM, text: Text, out: Path, data: Path, held_out: Path, *,
+                 seed: int = 0, device: str = 'cpu', workers: int = 1):
+        self.model, self.text, self.config = model.to(device), text, model.config
+        self.out, self.data, self.held_out = Path(out), Path(data), Path(held_out)
+        self.device, self.workers, self.seed = torch.device(device), workers, seed
+        torch.manual_seed(seed)
+        self.heads = Heads(model.config).to(device)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.stage_index, self.step = 0, 0
+        self._optimizer_state: dict[str, Any] | None = None
+        state = self.out / 'state.pt'
+        if state.exists():
+            self._restore(torch.load(state, map_location=device, weights_only=True))
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state['model'])
+        self.heads.load_state_dict(state['heads'])
+        self.stage_index, self.step = state['stage'], state['step']
+        self._optimizer_state = state['optimizer']
+        torch.set_rng_state(state['rng'].cpu())
+
+    def save(self, optimizer: torch.optim.Optimizer | None) -> None:
+        """Write ``state.pt`` at once or not at all."""
+        state = {'model': self.model.state_dict(), 'heads': self.heads.state_dict(),
+                 'stage': self.stage_index, 'step': self.step, 'rng': torch.get_rng_state(),
+                 'optimizer': optimizer.state_dict() if optimizer else None}
+        temporary = self.out / f'.state-{os.getpid()}'
+        torch.save(state, temporary)
+        temporary.replace(self.out / 'state.pt')
+
+    def run(self, recipe: tuple[Stage, ...]) -> None:
+        """Run the stages from where the run stands to the end of the recipe."""
+        while self.stage_index < len(recipe):
+            self.run_stage(recipe[self.stage_index])
+            self.stage_index, self.step, self._optimizer_state = self.stage_index + 1, 0, None
+            self.save(None)
+
+    def _learning(self, stage: Stage) -> list[nn.Parameter]:
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+        learning = [p for part in stage.trains for p in self.model.part_parameters(part)]
+        for parameter in learning:
+            parameter.requires_grad_(True)
+        return learning + list(self.heads.parameters())
+
+    def run_stage(self, stage: Stage, save_every: int = 500, eval_every: int = 500) -> None:
+        """Run one stage from ``self.step`` to its end."""
+        learning = self._learning(stage)
+        optimizer = torch.optim.AdamW(
+            [{'params': [p for p in learning if p.ndim > 1], 'weight_decay': stage.weight_decay},
+             {'params': [p for p in learning if p.ndim <= 1], 'weight_decay': 0.0}],
+            lr=stage.learning_rate, betas=(0.9, 0.95), fused=True)
+        if self._optimizer_state:
+            optimizer.load_state_dict(self._optimizer_state)
+        batches = Batches(str(self.data), stage, self.config, self.text, seed=self.seed)
+        loader = DataLoader(batches, batch_size=None, sampler=range(self.step, stage.steps),
+                            num_workers=self.workers, prefetch_factor=4 if self.workers else None)
+        bar = tqdm(loader, initial=self.step, total=stage.steps, desc=stage.name,
+                   disable=None, mininterval=2.0)
+        window: dict[str, list[float]] = {}
+        started = time.monotonic()
+        worlds = 0
+        for batch in bar:
+            for group in optimizer.param_groups:
+                group['lr'] = stage.learning_rate * schedule(self.step, stage)
+            metrics = self._update(stage, batch, optimizer, learning)
+            worlds += len(next(iter(batch.targets.values())))
+            for key, value in metrics.items():
+                window.setdefault(key, []).append(value)
+            self.step += 1
+            if self.step % 50 == 0:
+                mean = {k: round(sum(v) / len(v), 4) for k, v in sorted(window.items())}
+                rate = worlds / (time.monotonic() - started)
+                bar.set_postfix(loss=mean['loss'], per_s=round(rate))
+                self._log(stage=stage.name, step=self.step, worlds_per_s=round(rate, 1), **mean)
+                window, worlds, started = {}, 0, time.monotonic()
+            if self.step % save_every == 0:
+                self.save(optimizer)
+            if self.step % eval_every == 0 or self.step == stage.steps:
+                self._log(stage=stage.name, step=self.step, held_out=self.evaluate(stage))
+                started = time.monotonic()
+        self.save(optimizer)
+
+    def _update(self, stage: Stage, batch: Batch, optimizer: torch.optim.Optimizer,
+                learning: list[nn.Parameter]) -> dict[str, float]:
+        self.model.train()
+        loss, metrics = self.losses(stage, batch)
+        if not torch.isfinite(loss):
+            names = ', '.join(m.value for m in batch.modalities)
+            raise TrainingError(f'stage {stage.name}, step {self.step}: the loss is {loss.item()} '
+                                f'on a batch of {names}; the last checkpoint is unharmed')
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(learning, stage.clip)
+        optimizer.step()
+        return metrics
+
+    def losses(self, stage: Stage, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of a batch and what to log of it."""
+        batch = move(batch, self.device)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            if stage.kind == 'encoder':
+                return self._encoder_losses(batch)
+            if stage.kind == 'language':
+                return self._language_losses(batch)
+            return self._answer_losses(stage, batch)
+
+    def _encoder_losses(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        modality = batch.modalities[0]
+        features = self.model.features(modality, batch.inputs[modality])
+        loss, accuracy = self.heads.pooled[modality.value].loss(pooled(features), batch.targets)
+        metrics = {f'{modality.value}/{k}': float(v) for k, v in accuracy.items()}
+        if batch.dense is not None and modality in WITH_PATCHES:
+            assert batch.distance is not None
+            dense, right = self.heads.dense.loss(features[:, 1:], batch.dense, batch.distance)
+            loss = 0.3 * loss + dense
+            metrics[f'{modality.value}/patch'] = float(right)
+        return loss, {'loss': float(loss.detach()), **metrics}
+
+    def _language_losses(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        assert batch.scene_ids is not None and batch.text is not None
+        length = max(len(ids) for ids in batch.scene_ids) + 1
+        # Shorter scenes are padded in front: what is padded is seen, and learned to mean nothing.
+        scene = torch.full((len(batch.scene_ids), length), self.text.pad_id)
+        for row, ids in enumerate(batch.scene_ids):
+            scene[row, length - len(ids) - 1:] = torch.tensor([self.text.bos_id, *ids])
+        return self._text_losses(self.model.llm.embed(scene.to(self.device)), batch.text)
+
+    def _answer_losses(self, stage: Stage, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        assert batch.text is not None
+        frozen = not {'encoder', 'tokenizers'} & set(stage.trains)
+        tokens = {}
+        facts = torch.zeros((), device=self.device)
+        metrics: dict[str, float] = {}
+        for modality in batch.modalities:
+            with torch.set_grad_enabled(not frozen):
+                features = self.model.features(modality, batch.inputs[modality])
+            tokens[modality], _ = self.model.project(modality, features)
+            if stage.facts and len(batch.modalities) == 1:
+                facts, accuracy = self.heads.tokens.loss(tokens[modality].flatten(1), batch.targets)
+                metrics = {f'{modality.value}/{k}': float(v) for k, v in accuracy.items()}
+        loss, more = self._text_losses(self.model.prefix_embeds(tokens), batch.text)
+        if len(batch.modalities) == 1:
+            metrics.update({f'{batch.modalities[0].value}:{k}': v for k, v in more.items()})
+        return loss + stage.facts * facts, {**metrics, 'loss': float(loss.detach()),
+                                            'exact': more['exact']}
+
+    def _text_losses(self, prefix: Tensor, text: Packed) -> tuple[Tensor, dict[str, float]]:
+        length = prefix.shape[1]
+        embeds = torch.cat([prefix, self.model.llm.embed(text.ids).to(prefix.dtype)], 1)
+        positions = torch.cat([
+            torch.arange(length, device=prefix.device).expand(len(embeds), length),
+            length + text.positions], 1)
+        logits = self.model.llm(embeds, position_ids=positions,
+                                attn_mask=block_mask(length, text.segments))[:, length:]
+        loss, outcome = answer_loss(logits, text)
+        metrics = {k: sum(v) / len(v) for k, v in outcome.items()}
+        questions = [x for k, v in outcome.items() if k != 'caption' for x in v]
+        return loss, {'loss': float(loss.detach()), **metrics,
+                      'exact': sum(questions) / max(len(questions), 1)}
+
+    @torch.no_grad()
+    def evaluate(self, stage: Stage) -> dict[str, float]:
+        """Score held-out worlds: each set of modalities of the stage on a few batches."""
+        self.model.eval()
+        sums: dict[str, list[float]] = {}
+        for present, _ in stage.sets:
+            only = replace(stage, sets=((present, 1.0),), steps=EVAL_BATCHES)
+            data = Batches(str(self.held_out), only, self.config, self.text, seed=1,
+                           held_out=False)
+            for step in range(max(1, EVAL_BATCHES // len(stage.sets))):
+                for key, value in self.losses(stage, data[step])[1].items():
+                    sums.setdefault(key, []).append(value)
+        return {k: round(sum(v) / len(v), 3) for k, v in sorted(sums.items())}
+
+    def _log(self, **values: Any) -> None:
+        with open(self.out / 'log.jsonl', 'a') as file:
+            file.write(json.dumps(values) + '\n')
+
+
+def schedule(step: int, stage: Stage) -> float:
+    """Return the share of the peak learning rate: linear warm-up, cosine to a twentieth."""
+    if step < stage.warmup:
+        return (step + 1) / stage.warmup
+    done = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def move(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch with its tensors on a device."""
+    if device.type == 'cpu':
+        return batch
+    text = batch.text and replace(
+        batch.text, **{k: getattr(batch.text, k).to(device)
+                       for k in ('ids', 'segments', 'positions', 'labels')})
+    return replace(
+        batch, inputs={m: x.to(device) for m, x in batch.inputs.items()}, text=text,
+        targets={k: v.to(device) for k, v in batch.targets.items()},
+        dense=None if batch.dense is None else batch.dense.to(device),
+        distance=None if batch.distance is None else batch.distance.to(device))

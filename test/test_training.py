@@ -1,0 +1,173 @@
+"""Training: targets and masks are right, a tiny run learns, a killed run goes on as if it had not been."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from onellm_ros.config import NANO
+from onellm_ros.modality import Modality
+from onellm_ros.model.onellm import OneLLM
+from onellm_ros.model.text import Text, train_tokenizer
+from onellm_ros.simulation.language import vocabulary_texts
+from onellm_ros.simulation.truth import KINDS, MOTIONS, SOUNDS, SeenObject, Truth
+from onellm_ros.training.command import changed_stages
+from onellm_ros.training.data import Batches, Segment, pack_segments
+from onellm_ros.training.shards import Shards, render_shard
+from onellm_ros.training.stages import NANO_RECIPE, Stage
+from onellm_ros.training.targets import IGNORE, TARGETS, TELLS, told_by, truth_targets
+from onellm_ros.training.trainer import Trainer, answer_loss, block_mask
+
+TINY = replace(
+    NANO, name='tiny',
+    encoder=replace(NANO.encoder, width=32, layers=1, heads=2),
+    tokenizer=replace(NANO.tokenizer, video_frames=2, points=256, point_centres=16,
+                      point_neighbours=8),
+    upm=replace(NANO.upm, layers=1, heads=2, modality_tokens=4),
+    llm=replace(NANO.llm, dim=32, layers=1, heads=2))
+
+
+def item(kind: str, colour: str, **changes) -> SeenObject:
+    values = dict(object_id=1, kind=kind, colour=colour, place='left', distance_m=2.2,
+                  bearing_rad=0.4, pixels=0.05, visible=1.0, direction='')
+    return SeenObject(**{**values, **changes})
+
+
+TRUTH = Truth(seed=1, motion='turning left', sound='a bell', floor='wood', wall_colour='white',
+              clear_m=3.4, seen=(item('ball', 'red'), item('chair', 'blue', visible=0.1),
+                                 item('person', 'green', direction='to the left')))
+
+
+def test_targets_say_what_is_clear_and_leave_out_the_rest():
+    targets = truth_targets(TRUTH)
+    assert targets['kind'][KINDS.index('ball')] == 1
+    assert targets['kind'][KINDS.index('sofa')] == 0
+    assert targets['kind'][KINDS.index('chair')] == IGNORE     # there, but hidden
+    assert targets['metres'][KINDS.index('ball')] == 2
+    assert targets['total'][0] == IGNORE
+    assert targets['direction'][0] == 1
+    assert targets['motion'][0] == MOTIONS.index('turning left')
+    told = told_by(targets, frozenset({Modality.AUDIO}))
+    assert told['sound'][0] == SOUNDS.index('a bell')
+    assert (told['kind'] == IGNORE).all() and told['motion'][0] == IGNORE
+    assert {name for names in TELLS.values() for name in names} == {t.name for t in TARGETS}
+
+
+def test_a_segment_sees_the_prefix_and_itself_only():
+    segments = torch.tensor([[1, 1, 2, 2, 0]])
+    mask = block_mask(2, segments)[0, 0]
+    assert mask[4].tolist() == [True, True, False, False, True, False, False]
+    assert mask[3].tolist() == [True, True, True, True, False, False, False]
+    assert mask[0].tolist() == [True] + [False] * 6
+    assert mask.diagonal().all()
+
+
+def test_packing_labels_answers_only():
+    packed = pack_segments([[Segment([5, 6], [7, 8], 'a'), Segment([9], [3], 'b')]], pad=0,
+                           multiple=4)
+    assert packed.ids.tolist() == [[5, 6, 7, 8, 9, 3, 0, 0]]
+    assert packed.labels.tolist() == [[-100, 7, 8, -100, 3, -100, -100, -100]]
+    assert packed.positions.tolist() == [[0, 1, 2, 3, 0, 1, 0, 0]]
+    logits = torch.nn.functional.one_hot(packed.labels.clamp(min=0), 10).float() * 20
+    logits[0, 4, 3], logits[0, 4, 2] = 0, 20                    # the second answer is wrong
+    _, outcome = answer_loss(logits, packed)
+    assert outcome == {'a': [1.0], 'b': [0.0]}
+
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('training')
+    torch.manual_seed(0)
+    for number in range(2):
+        render_shard(folder / 'worlds', number, TINY, worlds=12)
+    render_shard(folder / 'worlds' / 'held_out', 0, TINY, worlds=8, base_seed=1, held_out=True)
+    train_tokenizer(vocabulary_texts(), TINY.llm.vocab_size, folder / 'tokenizer.json')
+    return folder
+
+
+def start(prepared, out, **changes) -> Trainer:
+    text = Text.load(prepared / 'tokenizer.json', TINY.text)
+    torch.manual_seed(3)
+    config = replace(TINY, llm=replace(TINY.llm, vocab_size=text.vocab_size))
+    return Trainer(OneLLM(config), text, out, prepared / 'worlds', prepared / 'worlds' / 'held_out',
+                   workers=0, **changes)
+
+
+def test_shards_hold_what_the_world_gave_and_reopen(prepared):
+    shards = Shards(prepared / 'worlds')
+    assert len(shards) == 24
+    assert shards.row(0, 'image').shape == (112, 112, 3)
+    assert shards.row(13, 'dense').shape == (16, 16, 2)
+    from onellm_ros.simulation.world import World
+    from onellm_ros.training.shards import world_seed
+    again = World(world_seed(0, 1, 1)).sample(cloud_points=256, video=(2, 112, 112))
+    assert shards.truth(13) == again.truth
+    np.testing.assert_array_equal(shards.row(13, 'video'), again.video)
+    assert not list((prepared / 'worlds').glob('.partial-*'))
+
+
+SHORT = tuple(replace(s, steps=6, batch=4, warmup=2, questions=3) for s in NANO_RECIPE)
+
+
+def lines(folder):
+    return [json.loads(x) for x in (folder / 'log.jsonl').read_text().splitlines()]
+
+
+def test_a_killed_run_goes_on_with_the_same_numbers(prepared, tmp_path):
+    whole = start(prepared, tmp_path / 'whole')
+    whole.run(SHORT)
+    first = start(prepared, tmp_path / 'cut')
+    first.run(SHORT[:2])
+    stage, seen = SHORT[2], []
+
+    class Killed(Exception):
+        pass
+
+    def update(*args):
+        if len(seen) == 3:
+            raise Killed
+        seen.append(1)
+        return original(*args)
+
+    original, first._update = first._update, update
+    with pytest.raises(Killed):
+        first.run_stage(stage, save_every=3)
+    second = start(prepared, tmp_path / 'cut')
+    assert (second.stage_index, second.step) == (2, 3)
+    second.run(SHORT)
+    for (name, a), b in zip(whole.model.state_dict().items(),
+                            second.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_only_the_parts_of_the_stage_learn(prepared, tmp_path):
+    trainer = start(prepared, tmp_path)
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    trainer.run_stage(replace(SHORT[2], trains=('upm',)))
+    upm = {id(p) for p in trainer.model.part_parameters('upm')}
+    changed = {name for name, p in trainer.model.named_parameters()
+               if not torch.equal(before[name], p)}
+    assert changed and changed <= {n for n, p in trainer.model.named_parameters() if id(p) in upm}
+
+
+def test_a_tiny_run_learns_the_sound_from_audio(prepared, tmp_path):
+    trainer = start(prepared, tmp_path)
+    stage = Stage('align', 'align', (((Modality.AUDIO,), 1.0),), ('tokenizers', 'encoder', 'upm', 'llm'),
+                  steps=60, batch=16, warmup=5, questions=2, learning_rate=3e-3)
+    data = Batches(str(prepared / 'worlds'), stage, trainer.config, trainer.text)
+    first = float(trainer.losses(stage, data[0])[0].detach())
+    trainer.run_stage(stage)
+    assert float(trainer.losses(stage, data[0])[0].detach()) < 0.5 * first
+    assert [x['step'] for x in lines(tmp_path) if 'worlds_per_s' in x] == [50]
+
+
+def test_wrong_stage_changes_are_explained():
+    assert changed_stages(NANO_RECIPE, ['encoder=3'], 'encoder')[0].steps == 3
+    with pytest.raises(ValueError, match='expected STAGE=N'):
+        changed_stages(NANO_RECIPE, ['encode=3'], None)
+    with pytest.raises(ValueError, match='--until'):
+        changed_stages(NANO_RECIPE, [], 'nowhere')
