@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onellm_ros.simulation.live_motion import LivePlan
 from onellm_ros.simulation.motion import (
     GRAVITY, imu, lift_height, plan_window, Pose, Trajectory)
 from onellm_ros.simulation.truth import MOTIONS
@@ -103,3 +104,50 @@ def test_refusals_say_what_to_do() -> None:
         plan_window(rng, 'standing still', Pose(0.0, 0.0), seconds=1.0)
     with pytest.raises(ValueError, match='IMU'):
         imu(plan_window(rng, 'standing still', Pose(0.0, 0.0)), rng, seconds=5.0)
+
+
+OBSTACLES = [(1.5, 1.0, 0.5), (-2.0, -1.0, 0.4), (0.5, -2.0, 0.3)]
+
+
+def test_the_live_plan_is_the_same_whatever_the_calls() -> None:
+    plan, again = (LivePlan(4, (7.0, 6.0), OBSTACLES) for _ in range(2))
+    stamps, values = plan.imu_between(0.0, 40.0)
+    assert values.shape == (8000, 6) and np.isfinite(values).all()
+    again.imu_between(300.0, 301.0)                 # far ahead first, then in uneven pieces
+    cuts = [0.0, 0.003, 1.117, 9.0, 9.0051, 22.2, 40.0]
+    pieces = [again.imu_between(a, b) for a, b in zip(cuts, cuts[1:])]
+    assert np.array_equal(np.concatenate([p[0] for p in pieces]), stamps)
+    assert np.allclose(np.concatenate([p[1] for p in pieces]), values, atol=1e-9)
+    assert plan.pose(3.7) == again.pose(3.7)
+    assert not np.allclose(LivePlan(5, (7.0, 6.0), OBSTACLES).imu_between(0, 40)[1], values)
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_the_live_plan_stays_clear_smooth_and_varied(seed: int) -> None:
+    plan = LivePlan(seed, (7.0, 6.0), OBSTACLES)
+    times = np.arange(0.0, 300.0, 0.05)
+    path = plan.pose(times)
+    assert plan.clearance(path.x, path.y).min() > 0.2
+    step = np.hypot(np.diff(path.x), np.diff(path.y))
+    assert step.max() < 0.06 and step.sum() > 30.0
+    assert np.abs(np.angle(np.exp(1j * np.diff(path.yaw)))).max() < 0.12
+    assert {plan.motion(t, t + 2.0) for t in range(1, 290, 2)} >= {
+        'standing still', 'driving straight', 'speeding up', 'slowing down', 'turning left',
+        'turning right', 'driving over rough ground'}
+
+
+def test_the_live_imu_agrees_with_its_truth() -> None:
+    plan = LivePlan(11, (8.0, 8.0), OBSTACLES)
+    pairs = [(plan.motion(t, t + 2.0), named(plan.imu_between(t, t + 2.0)[1]))
+             for t in np.arange(0.5, 400.0, 1.0)]
+    assert np.mean([true == felt for true, felt in pairs]) > 0.8
+
+
+def test_the_live_plan_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(ValueError, match='no free spot'):
+        LivePlan(0, (0.5, 0.5), [])
+    plan = LivePlan(0, (5.0, 5.0), [])
+    with pytest.raises(ValueError, match='starts at 0'):
+        plan.pose(-1.0)
+    with pytest.raises(ValueError, match='start < end'):
+        plan.motion(2.0, 1.0)
