@@ -1,0 +1,86 @@
+"""Which questions each modality can really answer, and how often an answer is kept.
+
+The table of families by modality and question type, and the thinning of the answers that the world
+offers more often than the others (measured over many worlds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from onellm_ros.modality import Modality
+from onellm_ros.simulation.asking_objects import (
+    ASKED_PLACES,
+    Draw,
+    colour,
+    count_all,
+    count_colour,
+    count_kind,
+    distance,
+    near_or_far,
+    object_largest,
+    object_nearest,
+    object_place,
+    place,
+    place_nearest,
+    presence,
+    relation_nearer,
+    relation_side,
+)
+from onellm_ros.simulation.asking_senses import (
+    MOTION_PHRASES,
+    clear_space,
+    clear_way,
+    floor,
+    motion_is,
+    motion_what,
+    moving_any,
+    moving_way,
+    moving_what,
+    sound_is,
+    sound_quiet,
+    sound_what,
+)
+from onellm_ros.simulation.truth import Truth
+
+__all__ = ['ASKED_PLACES', 'FAMILIES', 'KEEP', 'MOTION_PHRASES', 'OBJECT_NAMING', 'Draw',
+           'keep', 'object_largest']
+
+OBJECT_NAMING = frozenset((Modality.IMAGE, Modality.VIDEO, Modality.POINT, Modality.NORMAL,
+                           Modality.FMRI))
+Family = Callable[[Truth, Modality, np.random.Generator], 'Draw | None']
+
+# Share of the draws of an answer that is kept, where the world offers it more than the others.
+KEEP: dict[tuple[str, str], float] = {}
+
+
+def keep(draw: Draw) -> float:
+    """Return the probability with which a draw is kept."""
+    return KEEP.get((draw.family, draw.answer), 1.0)
+
+
+_POINT_OBJECTS = (object_largest, object_place, object_nearest)
+FAMILIES: dict[Modality, dict[str, tuple[Family, ...]]] = {
+    Modality.IMAGE: {
+        'object': (object_largest, object_place, object_nearest), 'colour': (colour,),
+        'count': (count_kind, count_colour, count_all), 'presence': (presence,),
+        'place': (place,), 'range': (near_or_far,),
+        'relation': (relation_side, relation_nearer), 'floor': (floor,)},
+    Modality.VIDEO: {
+        'moving': (moving_what, moving_any, moving_way, moving_way),
+        'object': (object_largest, object_place), 'colour': (colour,), 'presence': (presence,),
+        'place': (place,)},
+    Modality.DEPTH: {
+        'distance': (distance,), 'clear': (clear_way, clear_space), 'range': (near_or_far,),
+        'place': (place_nearest,), 'relation': (relation_nearer,)},
+    Modality.POINT: {
+        'object': _POINT_OBJECTS, 'distance': (distance,), 'place': (place, place_nearest),
+        'clear': (clear_way, clear_space), 'colour': (colour,), 'presence': (presence,)},
+    Modality.NORMAL: {
+        'object': (object_largest, object_place), 'presence': (presence,),
+        'count': (count_kind,), 'place': (place,), 'relation': (relation_side,)},
+    Modality.IMU: {'motion': (motion_what, motion_is)},
+    Modality.AUDIO: {'sound': (sound_what, sound_is, sound_is, sound_quiet)},
+    Modality.FMRI: {'object': (object_largest,), 'presence': (presence,)}}
