@@ -1,0 +1,186 @@
+"""A Llama-family causal language model with a static key/value cache.
+
+Rotary positions use the half-split (Hugging Face) layout; Meta's interleaved weights are permuted
+at loading. All inputs are embeddings, since a prompt mixes text and modality tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from onellm_ros.config import ConfigError, LlmConfig
+from onellm_ros.model.layers import RMSNorm, SwiGLU, init_linear, init_residual, swiglu_hidden
+
+
+class KVCache:
+    """Keys and values of the positions seen so far, in buffers allocated once.
+
+    :param capacity: positions that fit.
+    """
+
+    def __init__(self, config: LlmConfig, batch: int, capacity: int, *,
+                 device: torch.device, dtype: torch.dtype) -> None:
+        heads = config.kv_heads or config.heads
+        shape = (config.layers, batch, heads, capacity, config.dim // config.heads)
+        self.config = config
+        self.keys = torch.empty(shape, device=device, dtype=dtype)
+        self.values = torch.empty(shape, device=device, dtype=dtype)
+        self.length = 0
+
+    @property
+    def capacity(self) -> int:
+        """How many positions fit."""
+        return self.keys.shape[3]
+
+    def put(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write [B, H, L, d] behind the stored positions; return all of them."""
+        end = self.length + keys.shape[2]
+        self.keys[layer, :, :, self.length:end] = keys
+        self.values[layer, :, :, self.length:end] = values
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def copy(self, capacity: int, batch: int | None = None) -> KVCache:
+        """Return a new cache of ``capacity`` that starts with these positions.
+
+        :param batch: repeat the one stored sequence so often; default: the same batch.
+        """
+        count = batch or self.keys.shape[1]
+        new = KVCache(self.config, count, capacity, device=self.keys.device,
+                      dtype=self.keys.dtype)
+        new.keys[:, :, :, :self.length] = self.keys[:, :, :, :self.length]
+        new.values[:, :, :, :self.length] = self.values[:, :, :, :self.length]
+        new.length = self.length
+        return new
+
+
+def rotary(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines [..., 1, L, head_dim / 2] in float32 for positions [..., L]."""
+    index = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
+    frequencies = 1.0 / (theta ** (index / head_dim))
+    angles = (positions[..., None].float() * frequencies).unsqueeze(-3)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply rotary positions to [B, H, L, d] in the half-split layout."""
+    a, b = x.float().chunk(2, -1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
+
+
+class CausalAttention(nn.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.kv_heads = config.kv_heads or config.heads
+        self.head_dim = config.dim // config.heads
+        self.wq = nn.Linear(config.dim, self.heads * self.head_dim, bias=False)
+        self.wk = nn.Linear(config.dim, self.kv_heads * self.head_dim, bias=False)
+        self.wv = nn.Linear(config.dim, self.kv_heads * self.head_dim, bias=False)
+        self.wo = nn.Linear(self.heads * self.head_dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool,
+                cache: KVCache | None, layer: int) -> Tensor:
+        """Attend over [B, L, D] and what the cache holds."""
+        q = self.wq(x).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        k = self.wk(x).unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
+        v = self.wv(x).unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
+        q, k = rotate(q, *turn), rotate(k, *turn)
+        if cache is not None:
+            k, v = cache.put(layer, k, v)
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.kv_heads != self.heads)
+        return self.wo(mixed.transpose(1, 2).flatten(2))
+
+
+class LlamaBlock(nn.Module):
+    """Pre-norm block: attention, then SwiGLU."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.attention = CausalAttention(config)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.feed_forward = SwiGLU(
+            config.dim, swiglu_hidden(config.dim, config.multiple_of, config.hidden))
+
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool,
+                cache: KVCache | None, layer: int) -> Tensor:
+        """Transform [B, L, D]."""
+        x = x + self.attention(self.attention_norm(x), turn, mask, causal, cache, layer)
+        return x + self.feed_forward(self.ffn_norm(x))
+
+
+class Llama(nn.Module):
+    """The language model; ``output`` is absent where embeddings are tied."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        if config.dim % config.heads or (config.dim // config.heads) % 2:
+            raise ConfigError('llm.heads: expected heads that divide llm.dim into even parts, '
+                              f'found {config.heads} for {config.dim}')
+        if config.kv_heads and config.heads % config.kv_heads:
+            raise ConfigError('llm.kv_heads: expected a divisor of llm.heads '
+                              f'{config.heads}, found {config.kv_heads}')
+        self.config = config
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(LlamaBlock(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.output = None if config.tied_embeddings else nn.Linear(
+            config.dim, config.vocab_size, bias=False)
+        init_linear(self)
+        init_residual([m for b in self.layers for m in (b.attention.wo, b.feed_forward.w2)],
+                      config.layers)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Return the embeddings [B, L, D] of token ids [B, L]."""
+        return self.tok_embeddings(tokens)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return logits [..., vocab] of normalised hidden states [..., D]."""
+        weight = self.tok_embeddings.weight if self.output is None else self.output.weight
+        return F.linear(hidden, weight)
+
+    def new_cache(self, batch: int, capacity: int, dtype: torch.dtype | None = None) -> KVCache:
+        """Return an empty cache on the model's device."""
+        weight = self.tok_embeddings.weight
+        return KVCache(self.config, batch, capacity, device=weight.device,
+                       dtype=dtype or weight.dtype)
+
+    def forward(self, inputs_embeds: Tensor, position_ids: Tensor | None = None,
+                attn_mask: Tensor | None = None, cache: KVCache | None = None, *,
+                return_hidden: bool = False, last_only: bool = False) -> Tensor:
+        """Run the model.
+
+        :param inputs_embeds: [B, L, D].
+        :param position_ids: [B, L] or [L]; default: counting on from the cache.
+        :param attn_mask: [B or 1, 1, L, S] boolean (True: may be seen) or float (added), S being
+            the cached positions and L; default: causal.
+        :param cache: read and advanced by L.
+        :param return_hidden: normalised hidden states instead of logits.
+        :param last_only: only the last position.
+        :returns: logits [B, L, vocab], or hidden states [B, L, D].
+        :raises ValueError: if the cache is too short.
+        """
+        length = inputs_embeds.shape[1]
+        start = 0 if cache is None else cache.length
+        if cache is not None and start + length > cache.capacity:
+            raise ValueError(f'key/value cache: expected room for {start + length} positions, '
+                             f'found {cache.capacity}')
+        if position_ids is None:
+            position_ids = torch.arange(start, start + length, device=inputs_embeds.device)
+        turn = rotary(position_ids, self.config.dim // self.config.heads, self.config.rope_theta)
+        causal = attn_mask is None and start == 0 and length > 1
+        if attn_mask is None and start and length > 1:
+            seen = torch.arange(start + length, device=inputs_embeds.device)
+            attn_mask = seen[None] <= seen[start:, None]
+        x = inputs_embeds
+        for i, layer in enumerate(self.layers):
+            x = layer(x, turn, attn_mask, causal, cache, i)
+        if cache is not None:
+            cache.length = start + length
+        x = self.norm(x[:, -1:] if last_only else x)
+        return x if return_hidden else self.logits(x)

@@ -1,0 +1,155 @@
+"""The whole model: signals of any modality in, prefix embeddings and next-token logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from onellm_ros.config import ModelConfig
+from onellm_ros.modality import PROMPT_ORDER, Modality
+from onellm_ros.model.encoder import Encoder
+from onellm_ros.model.llm import Llama
+from onellm_ros.model.modality_tokenizers import PICTURES, ModalityTokenizers
+from onellm_ros.model.projection import UniversalProjection
+
+PARTS = ('encoder', 'tokenizers', 'upm', 'llm')
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """One modality, ready for the language model.
+
+    :param tokens: [B, M, llm_dim].
+    :param expert_weights: [B, K] mean router weights at the modality-token positions.
+    """
+
+    tokens: Tensor
+    expert_weights: Tensor
+
+
+class OneLLM(nn.Module):
+    """Eight modalities, one encoder, one projection, one language model.
+
+    :param config: every size.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.encoder)
+        self.tokenizers = ModalityTokenizers(config.tokenizer, config.encoder.width)
+        self.upm = UniversalProjection(config.upm, config.encoder.width, config.llm.dim)
+        self.llm = Llama(config.llm)
+
+    def part(self, name: str) -> nn.Module:
+        """Return a trainable part: ``encoder``, ``tokenizers``, ``upm`` or ``llm``.
+
+        :raises ValueError: for another name.
+        """
+        if name not in PARTS:
+            raise ValueError(f'unknown part {name!r}: expected one of {PARTS}')
+        return getattr(self, name)
+
+    def parameters_of(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield (full name, parameter) of one part."""
+        for key, value in self.part(name).named_parameters():
+            yield f'{name}.{key}', value
+
+    def _check(self, modality: Modality, x: Tensor) -> None:
+        """Refuse inputs whose shape cannot be this modality's."""
+        size = self.config.encoder.image_size
+        tok = self.config.tokenizer
+        want: dict[Modality, tuple[int | None, ...]] = {
+            Modality.IMAGE: (None, 3, size, size),
+            Modality.AUDIO: (None, 1, None, None),
+            Modality.POINT: (None, None, 6),
+            Modality.IMU: (None, 6, None),
+            Modality.FMRI: (None, 1, tok.fmri_voxels)}
+        shape = want.get(modality, (None, None, 3, size, size))
+        if x.ndim != len(shape) or any(
+                w is not None and w != f for w, f in zip(shape, x.shape)):
+            text = ', '.join('any' if w is None else str(w) for w in shape)
+            raise ValueError(f'{modality}: expected an input of shape [{text}], '
+                             f'found {list(x.shape)}')
+
+    def features(self, modality: Modality, x: Tensor) -> Tensor:
+        """Tokenize and encode; several frames of a sample are averaged.
+
+        :param x: image [B, 3, S, S]; video, depth, normal [B, T, 3, S, S]; audio
+            [B, 1, mels, frames]; point [B, N, 6]; imu [B, 6, n]; fmri [B, 1, V].
+        :returns: [B, tokens + 1, D], the class token first.
+        :raises ValueError: for a shape that does not fit.
+        """
+        self._check(modality, x)
+        frames = 1
+        if modality in PICTURES:
+            if modality is not Modality.IMAGE:
+                frames = x.shape[1]
+                x = x.flatten(0, 1)
+            tokens = self.encoder.patches(x)
+            if modality is Modality.VIDEO:
+                tokens = self.tokenizers.mark_frames(tokens, frames)
+            positions = self.encoder.positions
+        else:
+            tokens = self.tokenizers(modality, x)
+            positions = self.tokenizers.positions[modality.value]
+        if tokens.shape[1] + 1 != positions.shape[0]:
+            raise ValueError(
+                f'{modality}: expected an input of {positions.shape[0] - 1} tokens, found '
+                f'{tokens.shape[1]} (input shape {list(x.shape)})')
+        encoded = self.encoder(tokens, positions)
+        return encoded if frames == 1 else encoded.unflatten(0, (-1, frames)).mean(1)
+
+    def project(self, modality: Modality, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Project features [B, N, D] -> (tokens [B, M, llm_dim], expert weights [B, K])."""
+        return self.upm(modality, features)
+
+    def encode(self, modality: Modality, x: Tensor) -> Encoded:
+        """Run everything in front of the language model for one modality."""
+        return Encoded(*self.project(modality, self.features(modality, x)))
+
+    def block_embeds(self, modality: Modality, tokens: Tensor) -> Tensor:
+        """Return start tag, tokens [B, M, D] and end tag as [B, M + 2, D]."""
+        batch = tokens.shape[0]
+        start = self.upm.start_tag[modality.value].to(tokens.dtype).expand(batch, -1, -1)
+        end = self.upm.end_tag[modality.value].to(tokens.dtype).expand(batch, -1, -1)
+        return torch.cat([start, tokens, end], dim=1)
+
+    def prefix_embeds(self, encoded: Mapping[Modality, Tensor], bos: int,
+                      batch: int = 1) -> Tensor:
+        """Return the prompt's beginning: BOS, then every modality between its tags.
+
+        Blocks stand in ``PROMPT_ORDER`` whatever the mapping's order (video before audio).
+
+        :param encoded: modality tokens [B, M, D]; may be empty.
+        :param bos: id of the beginning-of-sequence token.
+        :param batch: batch size where no modality is given.
+        :returns: [B, P, D].
+        """
+        blocks = [self.block_embeds(m, encoded[m]) for m in PROMPT_ORDER if m in encoded]
+        if blocks:
+            batch = blocks[0].shape[0]
+        ids = torch.full((batch, 1), bos, device=self.llm.tok_embeddings.weight.device)
+        first = self.llm.embed(ids)
+        return torch.cat([first, *(b.to(first.dtype) for b in blocks)], dim=1)
+
+    @torch.no_grad()
+    def match_llm_scale(self) -> float:
+        """Set the size of new modality tokens and tags to that of the word embeddings.
+
+        For training from scratch: an output LayerNorm starts at size 1, far above a small
+        language model's embeddings, whose layers then hardly move it.
+
+        :returns: the root mean square used.
+        """
+        rms = float(self.llm.tok_embeddings.weight.float().square().mean().sqrt())
+        for modality in Modality:
+            norm = self.upm.proj_out[modality.value][1]
+            nn.init.constant_(norm.weight, rms)
+            nn.init.zeros_(norm.bias)
+            for tag in (self.upm.start_tag, self.upm.end_tag):
+                nn.init.normal_(tag[modality.value], std=rms)
+        return rms
