@@ -1,0 +1,383 @@
+"""Event-time windows over stamped samples: which samples of which streams belong together.
+
+This module owns closing windows, and counting what came late, twice or in excess. It is pure
+Python: it knows nothing of ROS, torch or the contents of a sample. What a model takes out of a
+window is the business of ``choose.py``.
+
+A window is [end - length, end); ends are multiples of the period in absolute event time, so that a
+live run, a replay and a bag make the same windows. It closes as soon as
+
+- the watermark has reached its end: the smallest of the newest stamps of the required streams that
+  are alive, less the allowed lateness; or
+- the deadline has passed: by the wall clock every one of these streams should have reached the end
+  ``deadline_ns`` ago.
+
+Its members depend on stamps alone. Whatever order the samples arrive in, as long as none is later
+than the lateness, the windows are the same. A window without any sample is never emitted.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+
+from onellm_ros.modality import Sample
+from onellm_ros.windows import Event, StreamSpec, StreamStats, Window, WindowSpec
+
+__all__ = ['Event', 'StreamSpec', 'StreamStats', 'Synchronizer', 'Window', 'WindowSpec']
+
+_NEVER = 1 << 80  # later than any stamp
+_EVENTS_KEPT = 64
+
+
+class _Stream:
+    """The buffer and the counts of one stream."""
+
+    __slots__ = ('spec', 'name', 'rank', 'span_ns', 'stamps', 'samples', 'newest', 'arrival',
+                 'suspect', 'received', 'late', 'dropped', 'duplicates', 'told', 'differs_since',
+                 'foreign', 'offset_told')
+
+    def __init__(self, spec: StreamSpec, rank: int, length_ns: int) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.rank = rank
+        self.span_ns = max(length_ns, spec.lookback_ns)
+        self.received = self.late = self.dropped = self.duplicates = 0
+        self.told = (0, 0, 0)
+        self.arrival: int | None = None
+        self.foreign = self.offset_told = False
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the samples; the counts stay."""
+        self.stamps: list[int] = []
+        self.samples: list[Sample] = []
+        self.newest: int | None = None
+        self.suspect: Sample | None = None
+        self.differs_since: int | None = None
+
+    def trim(self, before_ns: int, closed_ns: int) -> None:
+        """Forget samples older than ``before_ns`` and thin out those older than ``closed_ns``."""
+        cut = bisect_left(self.stamps, before_ns)
+        del self.stamps[:cut]
+        del self.samples[:cut]
+        thin_ns = self.spec.thin_ns
+        if not thin_ns:
+            return
+        hi = bisect_left(self.stamps, closed_ns)
+        keep = [i for i in range(hi)
+                if i == 0 or self.stamps[i] // thin_ns != self.stamps[i - 1] // thin_ns]
+        self.samples[:hi] = [self.samples[i] for i in keep]
+        self.stamps[:hi] = [self.stamps[i] for i in keep]
+
+
+class Synchronizer:
+    """Collects samples and gives back windows as they close.
+
+    :param spec: streams and times.
+
+    ``now_ns`` is a steady wall clock; a replay passes the time at which each message was recorded.
+    Not thread-safe: one thread calls it.
+    """
+
+    def __init__(self, spec: WindowSpec) -> None:
+        self.spec = spec
+        self._streams = {s.name: _Stream(s, rank, spec.length_ns)
+                         for rank, s in enumerate(spec.streams)}
+        self._all = list(self._streams.values())
+        self._required = [s for s in self._all if s.spec.required]
+        self._period = spec.period_ns
+        self._lateness = spec.lateness_ns
+        self._backward = spec.backward_ns
+        self._foreign = spec.foreign_ns
+        self._events: deque[Event] = deque(maxlen=_EVENTS_KEPT)
+        self.restarts = 0
+        self._stale: tuple[int, int, int] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        for stream in self._all:
+            stream.clear()
+        self._closed_end = -_NEVER
+        self._next_end = _NEVER
+        self._began: int | None = None  # wall clock of the first sample
+        self._reference: _Stream | None = None
+        self._reference_offset = 0  # its newest stamp less that stamp's arrival
+
+    # -- what comes in ------------------------------------------------------------------------
+
+    def add(self, stream: str, sample: Sample, now_ns: int) -> list[Window]:
+        """Take one sample and return the windows that close by it.
+
+        :param stream: name of a stream of the spec.
+        :param now_ns: wall clock, steady, integer nanoseconds.
+        :returns: closed windows, oldest first; mostly none.
+        :raises KeyError: for an unknown stream.
+        """
+        own = self._streams[stream]
+        stamp = sample.stamp_ns
+        own.received += 1
+        own.arrival = now_ns
+        if self._stale is not None and self._is_stale(own, stamp, now_ns):
+            return []
+        newest = own.newest
+        if newest is not None and stamp < newest - self._backward:
+            return self._suspect(own, sample, now_ns)
+        if own.suspect is not None:
+            own.late += 1
+            own.suspect = None
+        reference = self._reference
+        if reference is own:
+            self._reference_offset = stamp - now_ns
+        elif reference is None or own.rank < reference.rank:
+            self._lead(own, stamp - now_ns, now_ns)
+        else:
+            offset = stamp - now_ns - self._reference_offset
+            if offset > self._foreign or offset < -self._foreign:
+                if self._is_foreign(own, offset, stamp, now_ns):
+                    return []
+            elif own.foreign or own.differs_since is not None:
+                self._agrees(own, stamp)
+        if newest is None or stamp > newest:
+            own.newest = stamp
+        if not self._insert(own, stamp, sample):
+            return []
+        if stamp - self._lateness >= self._next_end:
+            return self._close(now_ns)
+        return []
+
+    def _insert(self, own: _Stream, stamp: int, sample: Sample) -> bool:
+        """Put a sample into its place; False if it was a duplicate or far too late."""
+        closed_end = self._closed_end
+        if stamp < closed_end and stamp < closed_end + self._period - own.span_ns:
+            own.late += 1
+            return False
+        stamps = own.stamps
+        if not stamps or stamp > stamps[-1]:
+            stamps.append(stamp)
+            own.samples.append(sample)
+        else:
+            at = bisect_left(stamps, stamp)
+            if stamps[at] == stamp:
+                own.duplicates += 1
+                return False
+            stamps.insert(at, stamp)
+            own.samples.insert(at, sample)
+        if stamp < closed_end:
+            own.late += 1
+        if len(stamps) > own.spec.capacity:
+            self._overflow(own)
+        if stamp < self._next_end - self._period:
+            end = max((stamp // self._period + 1) * self._period, closed_end + self._period)
+            if stamp >= end - self.spec.length_ns and end < self._next_end:
+                self._next_end = end
+        return True
+
+    def _overflow(self, own: _Stream) -> None:
+        """Drop the oldest sample of a full buffer."""
+        oldest = own.stamps[0]
+        del own.stamps[0], own.samples[0]
+        own.dropped += 1
+        if oldest >= self._next_end - self.spec.length_ns:
+            self._next_end = self._first_end()
+
+    def poll(self, now_ns: int) -> list[Window]:
+        """Return the windows that close because time passed (call it some 20 times a second)."""
+        return self._close(now_ns) if self._next_end != _NEVER else []
+
+    def flush(self) -> list[Window]:
+        """Close every window that holds a sample (the end of a bag)."""
+        out = []
+        while self._next_end != _NEVER:
+            out.append(self._emit(self._next_end))
+        return out
+
+    # -- closing ------------------------------------------------------------------------------
+
+    def _waiting_for(self) -> list[_Stream]:
+        """Return the required streams; without any, those that have spoken."""
+        if self._required:
+            return [s for s in self._required if not s.foreign]
+        return [s for s in self._all if s.newest is not None and not s.foreign]
+
+    def _limit(self, now_ns: int) -> int:
+        """Return the event time up to which windows may close: the watermark or the deadline."""
+        oldest_alive = now_ns - self.spec.silence_ns
+        if any(s.differs_since is not None and not s.foreign and s.differs_since >= oldest_alive
+               for s in self._all):
+            return -_NEVER  # which clock is right will show
+        waiting = self._waiting_for()
+        marks = (self._alive(waiting, oldest_alive) or self._alive(self._all, oldest_alive)
+                 or self._alive(self._all, -_NEVER))
+        deadline = min(newest - arrival for newest, arrival in marks) + now_ns
+        deadline -= self.spec.deadline_ns
+        if (self._began or 0) >= oldest_alive and any(s.newest is None for s in waiting):
+            return deadline
+        return max(deadline, min(marks)[0] - self._lateness)
+
+    @staticmethod
+    def _alive(streams: list[_Stream], since_ns: int) -> list[tuple[int, int]]:
+        """Return (newest stamp, arrival) of the streams that spoke after ``since_ns``."""
+        return [(s.newest, s.arrival) for s in streams
+                if s.newest is not None and s.arrival is not None
+                and s.arrival >= since_ns and not s.foreign]
+
+    def _close(self, now_ns: int) -> list[Window]:
+        limit = self._limit(now_ns)
+        out = []
+        while self._next_end <= limit:
+            out.append(self._emit(self._next_end))
+        return out
+
+    def _emit(self, end: int) -> Window:
+        start = end - self.spec.length_ns
+        members: dict[str, tuple[Sample, ...]] = {}
+        late: dict[str, int] = {}
+        dropped: dict[str, int] = {}
+        duplicates: dict[str, int] = {}
+        for s in self._all:
+            low = bisect_left(s.stamps, end - s.span_ns)
+            high = bisect_left(s.stamps, end, low)
+            if high > low:
+                members[s.name] = tuple(s.samples[low:high])
+            counts = (s.late, s.dropped, s.duplicates)
+            if counts != s.told:
+                for out, count, told in zip((late, dropped, duplicates), counts, s.told):
+                    if count != told:
+                        out[s.name] = count - told
+                s.told = counts
+        silent = tuple(s.name for s in self._waiting_for()
+                       if s.newest is None or s.newest - self._lateness < end)
+        if self._closed_end > -_NEVER and start - self._closed_end > self.spec.gap_ns:
+            gap_s = (start - self._closed_end) / 1e9
+            self._event('gap', '', start, f'no sample at all for {gap_s:.1f} s')
+        self._check_offsets()
+        self._closed_end = end
+        for s in self._all:
+            s.trim(min(end + self._period - s.span_ns, end), end)
+        self._next_end = self._first_end()
+        return Window(start, end, end // self._period, members, late, dropped, duplicates,
+                      'deadline' if silent else 'watermark', silent)
+
+    def _first_end(self) -> int:
+        """Return the end of the first open window that holds a sample."""
+        length, period = self.spec.length_ns, self._period
+        begin = self._closed_end + period - length
+        while True:
+            first = _NEVER
+            for s in self._all:
+                at = bisect_left(s.stamps, begin)
+                if at < len(s.stamps):
+                    first = min(first, s.stamps[at])
+            if first == _NEVER:
+                return _NEVER
+            end = max((first // period + 1) * period, self._closed_end + period)
+            if first >= end - length:
+                return end
+            begin = end - length  # windows shorter than the period leave samples out
+
+    # -- time that misbehaves -----------------------------------------------------------------
+
+    def _event(self, kind: str, stream: str, stamp_ns: int, text: str) -> None:
+        self._events.append(Event(kind, stream, stamp_ns, text))
+
+    def take_events(self) -> list[Event]:
+        """Return what happened since the last call, oldest first."""
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+    def _suspect(self, own: _Stream, sample: Sample, now_ns: int) -> list[Window]:
+        """Treat a stamp far in the past: one is late, two that agree are a jump of time."""
+        before = own.suspect
+        if before is None or abs(before.stamp_ns - sample.stamp_ns) > self._foreign:
+            if before is not None:
+                own.late += 1
+            own.suspect = sample
+            return []
+        newest = max(s.newest for s in self._all if s.newest is not None)
+        suspects = [(s, s.suspect) for s in self._all if s.suspect is not None]
+        for s in self._all:
+            s.dropped += len(s.stamps)
+        back_s = (newest - sample.stamp_ns) / 1e9
+        self._event('backward', own.name, sample.stamp_ns,
+                    f'time jumped back by {back_s:.3f} s on {own.name}: what was held is dropped, '
+                    'windows start anew')
+        self.restarts += 1
+        self._begin()
+        out = []
+        for s, old in [*suspects, (own, sample)]:
+            s.received -= 1
+            out += self.add(s.name, old, now_ns)  # type: ignore[arg-type]
+        self._stale = (now_ns + self.spec.deadline_ns, newest, sample.stamp_ns)
+        return out
+
+    def _is_stale(self, own: _Stream, stamp: int, now_ns: int) -> bool:
+        """Recognise samples from before a jump that were still on their way."""
+        until, old, new = self._stale  # type: ignore[misc]
+        if now_ns > until:
+            self._stale = None
+            return False
+        if abs(stamp - old) >= abs(stamp - new):
+            return False
+        own.dropped += 1
+        return True
+
+    def _lead(self, own: _Stream, offset: int, now_ns: int) -> None:
+        """Make ``own`` the reference of the clock."""
+        self._reference, self._reference_offset = own, offset
+        own.foreign, own.differs_since = False, None
+        if self._began is None:
+            self._began = now_ns
+
+    def _is_foreign(self, own: _Stream, offset: int, stamp: int, now_ns: int) -> bool:
+        """Decide whether a stream whose clock differs greatly is left out; count if so."""
+        leader = self._reference
+        if leader is None or leader.arrival is None or (
+                now_ns - leader.arrival > self.spec.silence_ns):
+            self._lead(own, stamp - now_ns, now_ns)
+            return False
+        if own.differs_since is None:
+            own.differs_since = now_ns
+        if not own.foreign and (now_ns - own.differs_since < self.spec.silence_ns
+                                or leader.arrival <= own.differs_since):
+            return False
+        if not own.foreign:
+            own.foreign = True
+            own.dropped += len(own.stamps)
+            since = own.differs_since
+            own.clear()
+            own.differs_since = since
+            self._next_end = self._first_end()
+            self._event('foreign', own.name, stamp,
+                        f'the clock of {own.name} is {offset / 1e9:+.3f} s from that of '
+                        f'{leader.name}: its samples are left out until they agree; have both '
+                        'drivers stamp with the same clock')
+        own.dropped += 1
+        return True
+
+    def _agrees(self, own: _Stream, stamp: int) -> None:
+        own.differs_since = None
+        if own.foreign:
+            own.foreign = False
+            self._event('agrees', own.name, stamp, f'the clock of {own.name} agrees again')
+
+    def _offset(self, stream: _Stream) -> int:
+        if stream.newest is None or stream.arrival is None or self._reference is None:
+            return 0
+        return stream.newest - stream.arrival - self._reference_offset
+
+    def _check_offsets(self) -> None:
+        for s in self._all:
+            offset = self._offset(s)
+            if not s.offset_told and abs(offset) > self.spec.offset_ns and self._reference:
+                s.offset_told = True
+                self._event('offset', s.name, s.newest or 0,
+                            f'stamps of {s.name} are {offset / 1e9:+.3f} s from those of '
+                            f'{self._reference.name} that arrive with them')
+
+    def stats(self) -> dict[str, StreamStats]:
+        """Return the counts of every stream."""
+        return {s.name: StreamStats(
+            s.received, s.late, s.dropped, s.duplicates, len(s.stamps), s.newest, s.arrival,
+            self._offset(s), s.foreign) for s in self._all}

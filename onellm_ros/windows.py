@@ -1,0 +1,150 @@
+"""The records of event-time windows: what is asked for, what comes out, what went wrong.
+
+This module owns the plain data that ``synchronizer.py`` works with; it is pure Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from onellm_ros.modality import Modality, Sample
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """One input of the windows.
+
+    :param required: the watermark waits for this stream. Where no stream is required, every stream
+        that has spoken is.
+    :param lookback_ns: how far before the window's end its members may reach, if that is further
+        than the window's length (an IMU's last 2 s, a microphone's last 10 s).
+    :param capacity: samples held at most; the oldest are dropped, and counted.
+    :param thin_ns: keep one sample for each span of this length once its first window has closed
+        (pictures that only serve the lookback); 0 keeps all.
+    """
+
+    name: str
+    modality: Modality
+    required: bool = False
+    lookback_ns: int = 0
+    capacity: int = 1024
+    thin_ns: int = 0
+
+
+@dataclass(frozen=True)
+class WindowSpec:
+    """How windows are cut. All times are integer nanoseconds.
+
+    :param streams: in order of rank: the first one that speaks is the reference for the clock.
+    :param deadline_ns: wall-clock time that a window waits past its end for a late stream.
+    :param silence_ns: a stream that has said nothing for so long does not hold windows back.
+    :param backward_ns: a stamp that is older than its stream's newest by more than this, confirmed
+        by the stream's next sample, is a jump of time.
+    :param gap_ns: a span without any sample that is longer than this is reported.
+    :param offset_ns: streams whose clocks differ by more than this are reported.
+    :param foreign_ns: streams whose clocks differ by more than this from the reference, for
+        ``silence_ns``, are left out until the clocks agree.
+    """
+
+    streams: tuple[StreamSpec, ...]
+    length_ns: int = 1_000_000_000
+    period_ns: int = 1_000_000_000
+    lateness_ns: int = 100_000_000
+    deadline_ns: int = 500_000_000
+    silence_ns: int = 2_000_000_000
+    backward_ns: int = 1_000_000_000
+    gap_ns: int = 10_000_000_000
+    offset_ns: int = 1_000_000_000
+    foreign_ns: int = 30_000_000_000
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        :raises ValueError: saying what was found and what was expected.
+        """
+        names = [s.name for s in self.streams]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(
+                f'streams: expected at least one, with different names, found {names}')
+        for name in ('length_ns', 'period_ns', 'deadline_ns', 'silence_ns', 'foreign_ns'):
+            if getattr(self, name) <= 0:
+                raise ValueError(f'{name}: expected more than 0, found {getattr(self, name)}')
+        if not 0 <= self.lateness_ns <= min(self.deadline_ns, self.backward_ns):
+            raise ValueError(
+                f'lateness_ns: expected 0 to the smaller of deadline_ns {self.deadline_ns} and '
+                f'backward_ns {self.backward_ns}, found {self.lateness_ns}')
+        for stream in self.streams:
+            if stream.capacity < 1 or stream.lookback_ns < 0 or stream.thin_ns < 0:
+                raise ValueError(f'stream {stream.name!r}: expected capacity >= 1, '
+                                 f'lookback_ns >= 0 and thin_ns >= 0, found {stream}')
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something about time that a user should know.
+
+    :param kind: ``backward`` (time jumped back, everything was emptied), ``gap`` (a long span
+        without any sample), ``offset`` (a stream's clock differs), ``foreign`` (so much that it is
+        left out) or ``agrees`` (it no longer differs).
+    """
+
+    kind: str
+    stream: str
+    stamp_ns: int
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """The samples of one window.
+
+    :param index: ``end_ns`` divided by the period.
+    :param members: samples of each stream that has any, oldest first.
+    :param late: samples for each stream, since the previous window, that came after their window
+        had closed; ``dropped``: that the buffer could not hold or that belonged to another clock;
+        ``duplicates``: whose stamp was there already. Only streams with any.
+    :param closed_by: ``watermark`` or ``deadline``.
+    :param silent: required streams that had not passed the end.
+    """
+
+    start_ns: int
+    end_ns: int
+    index: int
+    members: Mapping[str, tuple[Sample, ...]]
+    late: Mapping[str, int] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    duplicates: Mapping[str, int] = field(default_factory=dict)
+    closed_by: str = 'watermark'
+    silent: tuple[str, ...] = ()
+
+    def age_ns(self, stream: str) -> int:
+        """Return how old the newest member of ``stream`` is at the window's end.
+
+        :raises KeyError: if the window holds nothing of it.
+        """
+        return self.end_ns - self.members[stream][-1].stamp_ns
+
+    def skew_ns(self) -> int:
+        """Return the distance between the newest members of the streams that differ most."""
+        newest = [samples[-1].stamp_ns for samples in self.members.values()]
+        return max(newest) - min(newest)
+
+
+@dataclass(frozen=True)
+class StreamStats:
+    """Counts of one stream since the synchronizer was made; ``held`` is what it holds now.
+
+    :param offset_ns: this stream's clock less the reference's (latency included).
+    :param arrival_ns: wall clock of the newest arrival; None: it has never spoken.
+    """
+
+    received: int
+    late: int
+    dropped: int
+    duplicates: int
+    held: int
+    newest_ns: int | None
+    arrival_ns: int | None
+    offset_ns: int
+    foreign: bool
