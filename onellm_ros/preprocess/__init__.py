@@ -6,7 +6,12 @@ One function a modality, used alike by live windows, files, evaluation and train
 
 from onellm_ros.preprocess.audio import audio_tensor, join_chunks, kaldi_fbank, resample
 from onellm_ros.preprocess.depth import (
-    depth_picture, depth_tensor, normal_picture, normal_tensor, normals_from_depth)
+    depth_picture,
+    depth_tensor,
+    normal_picture,
+    normal_tensor,
+    normals_from_depth,
+)
 from onellm_ros.preprocess.errors import NoMeasurementError, PreprocessError
 from onellm_ros.preprocess.image import denormalise, image_tensor, video_tensor
 from onellm_ros.preprocess.imu import imu_tensor, resample_imu

@@ -7,20 +7,24 @@ waveforms in -1..1, the form in which the released model was trained.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
+import math
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.signal import resample_poly
+import torch
 
 from onellm_ros.config import TokenizerConfig
 from onellm_ros.modality import Sample
 from onellm_ros.preprocess.errors import (
-    NoMeasurementError, PreprocessError, as_tensor, shape_text)
+    NoMeasurementError,
+    PreprocessError,
+    as_tensor,
+    shape_text,
+)
 
 FRAME_S = 0.025
 HOP_S = 0.010
@@ -86,11 +90,11 @@ def resample(wave: np.ndarray, rate_hz: float, target_hz: float) -> np.ndarray:
         raise PreprocessError(f'audio: found a rate of {rate_hz} Hz, expected one above 0; '
                               'give the rate of the microphone')
     signal = np.asarray(wave, dtype=np.float32)
-    ratio = Fraction(float(target_hz) / float(rate_hz)).limit_denominator(1000)
+    ratio = Fraction(float(target_hz) / float(rate_hz)).limit_denominator(4000)
     if ratio == 1 or len(signal) == 0:
         return signal
     if ratio == 0:
-        raise PreprocessError(f'audio: found a rate of {rate_hz} Hz, expected at most 1000 times '
+        raise PreprocessError(f'audio: found a rate of {rate_hz} Hz, expected at most 4000 times '
                               f'{target_hz} Hz; check the unit')
     return resample_poly(signal, ratio.numerator, ratio.denominator).astype(np.float32)
 
@@ -185,7 +189,7 @@ def audio_tensor(wave: Any, rate_hz: float, config: TokenizerConfig, keep: str =
     needed = (config.audio_frames - 1) * hop + length
     signal = signal[-needed:] if keep == 'last' else signal[:needed]
     if len(signal) < length:
-        raise NoMeasurementError(f'audio: found {len(signal) / target * 1e3:.0f} ms, expected at '
+        raise NoMeasurementError(f'audio: found {len(signal) / target * 1e3:.2f} ms, expected at '
                                  f'least {FRAME_S * 1e3:.0f} ms')
     signal = signal.double()
     features = kaldi_fbank(signal - signal.mean(), target, config.audio_mels)

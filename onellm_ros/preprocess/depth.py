@@ -14,7 +14,11 @@ import numpy as np
 import torch
 
 from onellm_ros.preprocess.errors import (
-    NoMeasurementError, PreprocessError, as_tensor, shape_text)
+    NoMeasurementError,
+    PreprocessError,
+    as_tensor,
+    shape_text,
+)
 from onellm_ros.preprocess.image import fit_picture, image_tensor, normalise
 
 ENCODINGS = ('relative', 'metric')

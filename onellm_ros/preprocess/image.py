@@ -39,8 +39,8 @@ def denormalise(tensor: torch.Tensor) -> torch.Tensor:
 def fit_picture(picture: torch.Tensor, size: int, fit: str, mode: str) -> torch.Tensor:
     """Resize a stack of pictures with antialiasing to a square.
 
-    ``crop``: short side to ``size``, centre crop; ``squash``: both sides to ``size``; ``pad``: long
-    side to ``size``, zeros around the centred picture.
+    ``crop``: short side to ``size``, centre crop; ``squash``: both sides to ``size``; ``pad``:
+    long side to ``size``, zeros around the centred picture.
 
     :param picture: [B, C, H, W], uint8 or float.
     :param mode: ``bicubic`` or ``bilinear``.

@@ -1,8 +1,8 @@
 """IMU samples of any rate, order and quality to a uniform series.
 
-Rows are sorted by stamp, rows with NaN and repeated stamps are dropped. An IMU faster than the grid
-is averaged per grid step first. The series is interpolated linearly on a grid that ends at the
-window's end. Where neighbouring samples are more than 0.25 s apart nothing was measured: zeros.
+Rows are sorted by stamp, rows with NaN and repeated stamps are dropped. An IMU faster than the
+grid is averaged per grid step first. The series is interpolated linearly on a grid that ends at
+the window's end. Where neighbouring samples are more than 0.25 s apart nothing was measured: zeros.
 If the data begin after the grid does, they are moved to its front and zeros follow them (the
 released model was trained with data first, then zeros).
 """
@@ -100,9 +100,10 @@ def resample_imu(stamps_ns: Any, values: Any, end_ns: int, rate_hz: float, sampl
     after = np.searchsorted(seconds, grid)
     hold = min(MAX_GAP_S, 1.5 * max(spacing, period))      # how far an end is held beyond the data
     padded = np.concatenate([[seconds[0] - hold], seconds, [seconds[-1] + hold]])
-    # Between two samples: close together. Before the first or after the last: within the hold.
-    covered = (padded[after + 1] - padded[after] <= MAX_GAP_S + 1e-9) \
-        & (grid >= padded[0]) & (grid <= padded[-1])
+    # Between two samples that are close together, or on a sample, or within the hold at the ends.
+    before, behind = grid - padded[after], padded[after + 1] - grid
+    covered = (before + behind <= MAX_GAP_S + 1e-9) | (np.minimum(before, behind) < 0.01 * period)
+    covered &= (grid >= padded[0]) & (grid <= padded[-1])
     out = np.stack([np.interp(grid, seconds, column) for column in rows.T], axis=1)
     out[~covered] = 0.0
     measured = int(covered.sum())

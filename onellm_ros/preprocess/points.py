@@ -9,7 +9,11 @@ import numpy as np
 import torch
 
 from onellm_ros.preprocess.errors import (
-    NoMeasurementError, PreprocessError, as_tensor, shape_text)
+    NoMeasurementError,
+    PreprocessError,
+    as_tensor,
+    shape_text,
+)
 
 FRAMES = ('unit', 'metric')
 METRIC_SCALE_M = 5.0

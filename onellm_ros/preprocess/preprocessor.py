@@ -13,7 +13,11 @@ from onellm_ros.modality import Modality, Sample
 from onellm_ros.preprocess.audio import audio_tensor, join_chunks
 from onellm_ros.preprocess.depth import depth_tensor, normal_tensor, normals_from_depth
 from onellm_ros.preprocess.errors import (
-    NoMeasurementError, PreprocessError, as_tensor, shape_text)
+    NoMeasurementError,
+    PreprocessError,
+    as_tensor,
+    shape_text,
+)
 from onellm_ros.preprocess.image import image_tensor, video_tensor
 from onellm_ros.preprocess.imu import resample_imu
 from onellm_ros.preprocess.points import merge_clouds, point_tensor
@@ -45,7 +49,7 @@ def fmri_tensor(voxels: Any, count: int) -> torch.Tensor:
     if tuple(data.shape) != (count,):
         raise PreprocessError(
             f'fmri: found shape {shape_text(data.shape)}, expected [{count}] voxels; the model '
-            'reads one subject\'s voxels in one order')
+            "reads one subject's voxels in one order")
     bad = int((~torch.isfinite(data)).sum())
     if bad == count:
         raise NoMeasurementError(f'fmri: none of {count} voxels is finite')
