@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from onellm_ros.simulation.live_motion import LivePlan
-from onellm_ros.simulation.motion import (
-    GRAVITY, imu, lift_height, plan_window, Pose, Trajectory)
+from onellm_ros.simulation.motion import GRAVITY, Pose, Trajectory, imu, lift_height, plan_window
 from onellm_ros.simulation.truth import MOTIONS
 
 

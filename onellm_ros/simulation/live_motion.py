@@ -1,8 +1,8 @@
 """An endless drive of the robot through a room, for the live simulator.
 
-Owns :class:`LivePlan`: a deterministic sequence of segments (drive, turn, stop, rough ground, bump,
-lift) that stays inside the room and clear of obstacles, with the pose, the true motion and the IMU
-at any time, the same whatever the boundaries of the calls. The room is centred on the origin.
+Owns :class:`LivePlan`: a deterministic sequence of segments (drive, turn, stop, rough ground,
+bump, lift) that stays inside the room and clear of obstacles, with the pose, the true motion and
+the IMU at any time, the same whatever the boundaries of the calls. The room is centred on the origin.
 """
 
 from __future__ import annotations
@@ -14,8 +14,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onellm_ros.simulation.motion import (
-    ImuModel, Pose, Profile, Trajectory, impact, integrate, lift_height, shake, smooth_step, sway,
-    wander)
+    ImuModel,
+    Pose,
+    Profile,
+    Trajectory,
+    impact,
+    integrate,
+    lift_height,
+    shake,
+    smooth_step,
+    sway,
+    wander,
+)
 
 ROBOT_RADIUS_M = 0.25
 MARGIN_M = 0.45                 # wanted between the robot's centre and whatever stands there
@@ -236,7 +246,7 @@ class LivePlan:
         v = state.speed
         ahead = float(self._free_ahead(state.pose, np.array([state.pose.yaw]), ROBOT_RADIUS_M)[0])
         if 0.5 * v < ahead < 2.2 * v and rng.random() < 0.12:
-            return _bump(rng, v, ahead / v)
+            return _bump(rng, v, (ahead - 0.06) / v)
         kind = rng.choice(4, p=(0.42, 0.3, 0.22, 0.06))
         seconds = float(rng.uniform(1.2, 3.0))
         if kind == 3:
