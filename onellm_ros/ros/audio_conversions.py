@@ -55,10 +55,12 @@ class AudioFormat:
         """
         if self.rate_hz <= 0 or self.channels <= 0:
             raise ConversionError(f'found an audio format of {self.rate_hz} Hz and '
-                                  f'{self.channels} channels; expected both above zero; correct the parameters')
+                                  f'{self.channels} channels; expected both above zero; correct '
+                                  'the parameters')
         if self.sample_format not in (*_PCM, 'mp3'):
             raise ConversionError(f'found the audio sample format {self.sample_format!r}; '
-                                  f'expected mp3 or one of {", ".join(_PCM)}; correct the parameter')
+                                  f'expected mp3 or one of {", ".join(_PCM)}; correct the '
+                                  'parameter')
 
     def __str__(self) -> str:
         return f'{self.rate_hz} Hz, {self.channels} channel(s), {self.sample_format}'
@@ -126,7 +128,8 @@ def _mono(values: np.ndarray, channels: int) -> np.ndarray:
                               'microphone')
     if values.size % channels:
         raise ConversionError(f'found {values.size} interleaved audio samples; expected a '
-                              f'multiple of the {channels} channels; correct the declared channels')
+                              f'multiple of the {channels} channels; correct the declared '
+                              'channels')
     wave = _float(values)
     if channels == 1:
         return wave
@@ -226,6 +229,7 @@ class AudioDecoder:
     """
 
     def __init__(self, defaults: AudioFormat | None = None, slack_ns: int = 250_000_000) -> None:
+        """Start a stream; see the class."""
         self.defaults = defaults or AudioFormat()
         self.slack_ns = slack_ns
         self._end_ns: int | None = None
@@ -271,8 +275,8 @@ class AudioDecoder:
             import av
         except ImportError as error:
             raise ConversionError('found audio in mp3; expected PCM, because the package av is '
-                                  "not installed; set audio_capture's parameter 'format' to wave, or "
-                                  'install av') from error
+                                  "not installed; set audio_capture's parameter 'format' to "
+                                  'wave, or install av') from error
         if self._codec is None:
             self._codec = av.CodecContext.create('mp3', 'r')
         waves: list[np.ndarray] = []

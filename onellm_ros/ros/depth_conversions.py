@@ -58,8 +58,8 @@ def depth_picture_metres(message: Any) -> np.ndarray:
     dtype = _MILLIMETRES.get(encoding) or _METRES.get(encoding)
     if dtype is None:
         raise ConversionError(f'found the encoding {message.encoding!r} on a depth topic; '
-                              'expected 16UC1 (millimetres), 32FC1 or 64FC1 (metres); pictures in colour '
-                              "belong on the input 'image', disparities must be converted")
+                              'expected 16UC1 (millimetres), 32FC1 or 64FC1 (metres); pictures in '
+                              "colour belong on the input 'image', disparities must be converted")
     rows = picture_rows(message, int(message.width) * int(dtype[1]))
     values = numbers(rows, dtype, message.is_bigendian)
     if encoding in _MILLIMETRES:
@@ -91,7 +91,7 @@ def compressed_depth_metres(message: Any) -> np.ndarray:
         if bytes(data[:4]) != _PNG_MAGIC:
             raise ConversionError(
                 f'found data that starts with {bytes(data[:4]).hex(" ")} after the header of a '
-                f'{text!r} picture; expected a png; set the publisher\'s parameter '
+                f"{text!r} picture; expected a png; set the publisher's parameter "
                 '<topic>.compressedDepth.format to png')
     picture = decode_picture(_Payload(text, data))
     if picture.ndim != 2 or picture.dtype not in (np.uint16, np.float32):

@@ -97,7 +97,8 @@ class ImuMerger:
     Complete messages pass at once. Gyro-only messages wait until accelerometer values lie on both
     sides of their stamp, and leave with the acceleration interpolated to it. If none comes within
     ``patience_ns`` they leave with the newest acceleration known within that time, else with
-    zeros, and `missing` says so. Accelerometer-only messages without any gyroscope leave with zeros too.
+    zeros, and `missing` says so. Accelerometer-only messages without any gyroscope leave with
+    zeros too.
     Time that jumps back by more than ``patience_ns`` starts anew.
 
     :param patience_ns: how long (in stamps) a part waits for the other.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
+import re
 from typing import Any
 
 import numpy as np
