@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from onellm_ros.simulation.sounds import RATE_HZ, LiveSound, synthesize
+from onellm_ros.simulation.live_sounds import LiveSound
+from onellm_ros.simulation.sounds import RATE_HZ, synthesize
 from onellm_ros.simulation.truth import SOUNDS
 
 SAMPLES = 2 * int(RATE_HZ)

@@ -2,7 +2,8 @@
 
 Owns :class:`LivePlan`: a deterministic sequence of segments (drive, turn, stop, rough ground,
 bump, lift) that stays inside the room and clear of obstacles, with the pose, the true motion and
-the IMU at any time, the same whatever the boundaries of the calls. The room is centred on the origin.
+the IMU at any time, the same whatever the boundaries of the calls. The room is centred on the
+origin.
 """
 
 from __future__ import annotations

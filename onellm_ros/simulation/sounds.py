@@ -1,13 +1,12 @@
 """What the robot's microphone hears: twelve kinds of sound made from scratch.
 
-Owns one generator per name in ``truth.SOUNDS``, the room they sound in (echoes, background noise,
-the hum of the robot) and the endless live microphone. Mono float32 in -1..1. NumPy and SciPy only,
+Owns one generator per name in ``truth.SOUNDS``, and the room they sound in (echoes, background
+noise, the hum of the robot). Mono float32 in -1..1. NumPy and SciPy only,
 deterministic by the generator that is passed in.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -119,13 +118,13 @@ def _tone(frequency: np.ndarray | float, count: int, rate: float, harmonics: np.
     return wave[(turns * (TABLE / rate)).astype(np.int64) & (TABLE - 1)]
 
 
-def _edges(count: int, rate: float, rise: float, fall: float) -> np.ndarray:
+def edges(count: int, rate: float, rise: float, fall: float) -> np.ndarray:
     """Return an envelope of ones with ramps of ``rise`` and ``fall`` seconds at its ends."""
     ramp = np.arange(count) / rate
     return np.minimum(1.0, np.minimum(ramp / rise, ramp[::-1] / fall))
 
 
-def _place(out: np.ndarray, piece: np.ndarray, at: int) -> None:
+def place(out: np.ndarray, piece: np.ndarray, at: int) -> None:
     """Add a piece into ``out`` from sample ``at`` on (may be negative), cut at the ends."""
     first, last = max(at, 0), min(at + len(piece), len(out))
     if first < last:
@@ -157,11 +156,11 @@ def _beeping(count: int, rng: Rng, rate: float) -> np.ndarray:
     on, off = rng.uniform(0.06, 0.22), rng.uniform(0.08, 0.4)
     n = int(on * rate)
     shape = np.array([1.0, 0.0, 0.3, 0.0, 0.12]) if rng.random() < 0.5 else np.array([1.0, 0.1])
-    beep = _tone(rng.uniform(700.0, 2600.0), n, rate, shape) * _edges(n, rate, 0.004, 0.006)
+    beep = _tone(rng.uniform(700.0, 2600.0), n, rate, shape) * edges(n, rate, 0.004, 0.006)
     group, pause = int(rng.choice((1, 1, 2, 3))), rng.uniform(0.25, 0.5)
     at, number = -rng.uniform(0.0, on + off), 0
     while at * rate < count:
-        _place(out, beep, int(at * rate))
+        place(out, beep, int(at * rate))
         number += 1
         at += on + off + (pause if group > 1 and number % group == 0 else 0.0)
     return out
@@ -197,7 +196,7 @@ def _bell(count: int, rng: Rng, rate: float) -> np.ndarray:
                  * _tone(base * r, n, rate, ONE) for r, a in zip(ratio[keep], strength[keep]))
     at, gap = rng.uniform(0.0, 0.3), rng.uniform(0.6, 1.4)
     while at * rate < count:
-        _place(out, strike * rng.uniform(0.7, 1.0), int(at * rate))
+        place(out, strike * rng.uniform(0.7, 1.0), int(at * rate))
         at += gap * rng.uniform(0.97, 1.03)
     return out
 
@@ -211,7 +210,7 @@ def _knocking(count: int, rng: Rng, rate: float) -> np.ndarray:
     at, gap = rng.uniform(0.0, 0.2), rng.uniform(0.13, 0.24)
     while at * rate < count:
         for _ in range(int(rng.integers(3, 6))):
-            _place(out, knock * rng.uniform(0.6, 1.0), int(at * rate))
+            place(out, knock * rng.uniform(0.6, 1.0), int(at * rate))
             at += gap * rng.uniform(0.93, 1.07)
         at += rng.uniform(0.35, 0.7)
     return out
@@ -231,7 +230,7 @@ def _music(count: int, rng: Rng, rate: float) -> np.ndarray:
         sound = _tone(440.0 * 2 ** ((pitch - 69) / 12), n, rate, shape)
         if plucked:
             sound *= np.exp(np.linspace(0.0, -3.0, n, dtype=np.float32))
-        _place(out, loud * sound * _edges(n, rate, 0.008, 0.04), int(at * rate))
+        place(out, loud * sound * edges(n, rate, 0.008, 0.04), int(at * rate))
 
     at, degree, bar = -rng.uniform(0.0, beat), int(rng.integers(7)), 0
     while at * rate < count:
@@ -273,7 +272,7 @@ def _water(count: int, rng: Rng, rate: float) -> np.ndarray:
         t = np.arange(n) / rate
         f = rng.uniform(500.0, 2400.0) * (1.0 + rng.uniform(4.0, 12.0) * t)
         drop = np.sin(2 * np.pi * f * t) * np.exp(-t / (0.25 * n / rate))
-        _place(out, rng.uniform(0.6, 2.0) * drop, int(rng.integers(0, count)))
+        place(out, rng.uniform(0.6, 2.0) * drop, int(rng.integers(0, count)))
     return out
 
 
@@ -287,8 +286,8 @@ def _footsteps(count: int, rng: Rng, rate: float) -> np.ndarray:
         heel += hard * _burst(n, rng, rate, 300.0, 1400.0, 0.006)
         sole = _burst(n, rng, rate, 250.0, 2200.0, rng.uniform(0.02, 0.04))
         step = heel.copy()
-        _place(step, rng.uniform(0.12, 0.3) * sole, int(rng.uniform(0.05, 0.09) * rate))
-        _place(out, step * rng.uniform(0.7, 1.0), int(at * rate))
+        place(step, rng.uniform(0.12, 0.3) * sole, int(rng.uniform(0.05, 0.09) * rate))
+        place(out, step * rng.uniform(0.7, 1.0), int(at * rate))
         at += pace * rng.uniform(0.94, 1.06)
     return out
 
@@ -308,9 +307,9 @@ def _barking(count: int, rng: Rng, rate: float) -> np.ndarray:
             shape = 1.0 / (1.0 + ((k * base - formant) / (0.6 * formant)) ** 2)
             rough = 1.0 + 0.6 * np.sin(2 * np.pi * rng.uniform(45, 80) * u * n / rate)
             voice = _tone(pitch, n, rate, shape) * rough
-            voice += 0.8 * hiss[:n]
+            voice += 0.4 * hiss[:n]
             envelope = np.minimum(1.0, u / 0.08) * (1.0 - u) ** 0.8
-            _place(out, np.tanh(voice) * envelope, int(at * rate))
+            place(out, np.tanh(voice) * envelope, int(at * rate))
             at += n / rate + rng.uniform(0.06, 0.16)
         at += rng.uniform(0.2, 0.5)
     return out
@@ -324,7 +323,7 @@ def _whistling(count: int, rng: Rng, rate: float) -> np.ndarray:
     while at < count:
         n = min(int(rng.uniform(0.18, 0.5) * rate), count - at)
         pitch[at:at + n] = base * 2 ** (steps[rng.integers(7)] / 12)
-        gap = _edges(n, rate, 0.03, 0.05) if rng.random() < 0.35 else 1.0
+        gap = edges(n, rate, 0.03, 0.05) if rng.random() < 0.35 else 1.0
         loud[at:at + n] = rng.uniform(0.7, 1.0) * gap
         at += n
     glide = np.exp(-1.0 / (rng.uniform(0.012, 0.03) * rate))
@@ -346,7 +345,7 @@ def _clapping(count: int, rng: Rng, rate: float) -> np.ndarray:
         gap, at = 1.0 / rng.uniform(2.4, 4.5), rng.uniform(0.0, 0.25)
         claps = [_burst(n, rng, rate, low, 2.6 * low, rng.uniform(0.005, 0.012)) for _ in range(3)]
         while at * rate < count:
-            _place(out, rng.uniform(0.6, 1.0) * claps[rng.integers(3)], int(at * rate))
+            place(out, rng.uniform(0.6, 1.0) * claps[rng.integers(3)], int(at * rate))
             at += gap * rng.uniform(0.92, 1.08)
     return out
 
@@ -355,84 +354,3 @@ _MAKERS: dict[str, Callable[[int, Rng, float], np.ndarray]] = {
     'beeping': _beeping, 'an alarm': _alarm, 'a bell': _bell, 'knocking': _knocking,
     'music': _music, 'a motor': _motor, 'running water': _water, 'footsteps': _footsteps,
     'barking': _barking, 'whistling': _whistling, 'clapping': _clapping}
-
-
-# ---- the live microphone ------------------------------------------------------------------------
-
-class LiveSound:
-    """What a microphone hears without end: a sound or silence for 3 to 8 s each, over one noise.
-
-    :param seed: everything follows from it.
-    :param rate_hz: samples a second.
-    """
-
-    def __init__(self, seed: int, rate_hz: float = RATE_HZ):
-        self._seed, self._rate = int(seed), float(rate_hz)
-        rng = np.random.default_rng([self._seed, 11])
-        self._noise = background(round(16 * self._rate), rng, self._rate)
-        self._noise *= np.float32(10.0 ** (rng.uniform(-60.0, -50.0) / 20.0))
-        self._parts: list[tuple[int, int, str]] = []
-        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
-
-    @property
-    def rate_hz(self) -> float:
-        """Samples a second."""
-        return self._rate
-
-    def between(self, t0_s: float, t1_s: float) -> np.ndarray:
-        """Return the samples k with t0_s <= k / rate_hz < t1_s, float32 [n].
-
-        :raises ValueError: for a time below 0 or an empty span.
-        """
-        first, last = self._span(t0_s, t1_s)
-        out = self._noise[np.arange(first, last) % len(self._noise)]
-        for number in self._touched(first, last):
-            a = self._parts[number][0]
-            _place(out, self._event(number), a - first)
-        return np.clip(out, -1.0, 1.0)
-
-    def kind(self, t_s: float) -> str:
-        """Return the one of ``truth.SOUNDS`` that is on at ``t_s``."""
-        first = int(np.ceil(t_s * self._rate - 1e-6))
-        return self.kind_between(first / self._rate, (first + 1) / self._rate)
-
-    def kind_between(self, t0_s: float, t1_s: float) -> str:
-        """Return the kind that fills most of the span; silence counts half."""
-        first, last = self._span(t0_s, t1_s)
-        score: dict[str, float] = {}
-        for number in self._touched(first, last):
-            a, b, kind = self._parts[number]
-            weight = 0.5 if kind == 'silence' else 1.0
-            score[kind] = score.get(kind, 0.0) + weight * (min(b, last) - max(a, first))
-        return max(score, key=lambda kind: score[kind])
-
-    def _span(self, t0_s: float, t1_s: float) -> tuple[int, int]:
-        first, last = (int(np.ceil(t * self._rate - 1e-6)) for t in (t0_s, t1_s))
-        if not 0 <= first < last:
-            raise ValueError(f'span {t0_s} .. {t1_s} s: expected 0 <= start < end')
-        return first, last
-
-    def _touched(self, first: int, last: int) -> range:
-        while not self._parts or self._parts[-1][1] < last:
-            number = len(self._parts)
-            rng = np.random.default_rng([self._seed, 12, number])
-            start, before = (self._parts[-1][1], self._parts[-1][2]) if self._parts else (0, '')
-            others = [k for k in SOUNDS if k != before]
-            share = np.array([2.5 if k == 'silence' else 1.0 for k in others])
-            kind = str(rng.choice(others, p=share / share.sum()))
-            self._parts.append((start, start + round(rng.uniform(3.0, 8.0) * self._rate), kind))
-        ends = [part[1] for part in self._parts]
-        begin = int(np.searchsorted(ends, first, side='right'))
-        end = int(np.searchsorted([part[0] for part in self._parts], last, side='left'))
-        return range(begin, end)
-
-    def _event(self, number: int) -> np.ndarray:
-        if number not in self._kept:
-            a, b, kind = self._parts[number]
-            rng = np.random.default_rng([self._seed, 13, number])
-            sound = event(kind, b - a, rng, self._rate) * _edges(b - a, self._rate, 0.02, 0.05)
-            level = 10.0 ** (rng.uniform(QUIETEST_DB, LOUDEST_DB) / 20.0)
-            self._kept[number] = (level * sound).astype(np.float32)
-            if len(self._kept) > 6:
-                self._kept.popitem(last=False)
-        return self._kept[number]
