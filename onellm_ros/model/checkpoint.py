@@ -1,31 +1,33 @@
 """Model directories: the released checkpoint layout and the project's own, both read strictly.
 
 Own layout: ``config.json`` (:class:`ModelConfig`), ``model.safetensors`` and the tokenizer file.
-Released layout: ``config.json`` or ``params.json``, ``consolidated.00-of-01.pth`` (``released.py``).
+Released layout: ``config.json`` or ``params.json`` and ``consolidated.00-of-01.pth``.
 Every tensor of a file is used, known to be unused, or an error that names it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import hashlib
 import json
 import os
-import pickle
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
+import pickle
 from typing import Any
+import zipfile
 
+from safetensors import SafetensorError
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from onellm_ros.config import PRESETS, ConfigError, ModelConfig, from_mapping, to_mapping
 from onellm_ros.model.onellm import OneLLM
-from onellm_ros.model.released import entries, is_unused, released_config
+from onellm_ros.model.released import entries, is_unused
+from onellm_ros.model.released_config import released_config
 
 _SHOWN = 8
+_FULL = PRESETS['onellm_7b']
 
 
 class CheckpointError(RuntimeError):
@@ -143,10 +145,10 @@ def _load_released(directory: Path, path: Path, dtype: torch.dtype,
     try:
         if source is not None:
             config = released_config(read_json(source), shapes, inputs)
-        elif shapes.get('llma.tok_embeddings.weight', ())[1:] == (PRESETS['onellm_7b'].llm.dim,):
-            config = released_config({'llm': {'dim': PRESETS['onellm_7b'].llm.dim}}, shapes, inputs)
+        elif shapes.get('llma.tok_embeddings.weight', ())[1:] == (_FULL.llm.dim,):
+            config = released_config({'llm': {'dim': _FULL.llm.dim}}, shapes, inputs)
         else:
-            raise CheckpointError(f'{directory}: expected config.json (or Meta\'s params.json) '
+            raise CheckpointError(f"{directory}: expected config.json (or Meta's params.json) "
                                   f'beside {path.name}, found neither')
     except ConfigError as error:
         raise CheckpointError(f'{source}: {error}') from error

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+import torch.nn.functional as F  # noqa: N812
 
 from onellm_ros.config import ConfigError, EncoderConfig
 from onellm_ros.model.layers import init_linear, init_residual
@@ -48,8 +48,8 @@ class Encoder(nn.Module):
             raise ConfigError(
                 f'encoder.activation: expected one of {ACTIVATIONS}, found {config.activation!r}')
         if config.width % config.heads:
-            raise ConfigError(f'encoder.heads: expected a divisor of encoder.width {config.width}, '
-                              f'found {config.heads}')
+            raise ConfigError('encoder.heads: expected a divisor of encoder.width '
+                              f'{config.width}, found {config.heads}')
         if config.image_size < config.patch_size:
             raise ConfigError('encoder.image_size: expected at least encoder.patch_size '
                               f'{config.patch_size}, found {config.image_size}')
@@ -73,7 +73,7 @@ class Encoder(nn.Module):
         return self.patch(pictures).flatten(2).transpose(1, 2)
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Encode [B, N, D] with a position table [N + 1, D] -> [B, N + 1, D], class token first."""
+        """Encode [B, N, D] with positions [N + 1, D] -> [B, N + 1, D], class token first."""
         # The residual stream takes the weights' type, also where autocast made tokens smaller.
         first = self.class_embedding.expand(tokens.shape[0], 1, -1)
         x = torch.cat([first, tokens.to(first.dtype)], dim=1) + positions

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+import torch.nn.functional as F  # noqa: N812
 
 
-def swiglu_hidden(width: int, multiple_of: int, hidden: int = 0) -> int:
+def swiglu_hidden(width: int, multiple_of: int, hidden: int = 0, factor: float = 1) -> int:
     """Return the SwiGLU hidden size: ``hidden`` if given, else 8/3 of ``width`` rounded up.
 
-    The rule is Meta's: int(2 * (4 * width) / 3), rounded up to ``multiple_of``.
+    The rule is Meta's: int(2 * (4 * width) / 3), times ``factor``, rounded up to ``multiple_of``.
     """
     if hidden:
         return hidden
-    return multiple_of * math.ceil(int(2 * (4 * width) / 3) / multiple_of)
+    wide = int(2 * (4 * width) / 3)
+    if factor != 1:
+        wide = int(factor * wide)
+    return multiple_of * math.ceil(wide / multiple_of)
 
 
 class RMSNorm(nn.Module):
@@ -47,7 +50,7 @@ class SwiGLU(nn.Module):
 
 
 def init_linear(module: nn.Module, std: float = 0.02) -> None:
-    """Draw every linear and embedding weight below ``module`` from a truncated normal; biases 0."""
+    """Draw all linear and embedding weights from a truncated normal; biases are zero."""
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d)):
             nn.init.trunc_normal_(part.weight, std=std)

@@ -7,8 +7,8 @@ at loading. All inputs are embeddings, since a prompt mixes text and modality to
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+import torch.nn.functional as F  # noqa: N812
 
 from onellm_ros.config import ConfigError, LlmConfig
 from onellm_ros.model.layers import RMSNorm, SwiGLU, init_linear, init_residual, swiglu_hidden

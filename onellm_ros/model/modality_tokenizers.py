@@ -42,7 +42,7 @@ def token_count(config: TokenizerConfig, modality: Modality) -> int:
     elif modality is Modality.FMRI:
         count = config.fmri_tokens
     else:
-        raise ConfigError(f'{modality}: pictures take the encoder\'s own token count')
+        raise ConfigError(f"{modality}: pictures take the encoder's own token count")
     if count < 1:
         raise ConfigError(f'tokenizer: the {modality} input is shorter than its kernel')
     return count
@@ -107,7 +107,7 @@ class PointTokenizer(nn.Module):
         members = group(positions, self.centres, self.neighbours)
         # The largest of linear(members) equals the members' largest of linear(all), four times
         # cheaper at the released size since groups overlap.
-        values = self.linear(x)
+        values = self.linear(x.to(self.linear.weight.dtype))
         batch, width = values.shape[0], values.shape[-1]
         flat = members.reshape(batch, -1, 1).expand(-1, -1, width)
         return values.gather(1, flat).view(batch, self.centres, self.neighbours, width).amax(2)

@@ -15,6 +15,8 @@ from onellm_ros.model.llm import Llama
 from onellm_ros.model.modality_tokenizers import PICTURES, ModalityTokenizers
 from onellm_ros.model.projection import UniversalProjection
 
+# Id of the beginning-of-sequence token, in Llama's tokenizer and in the project's own.
+BOS_ID = 1
 PARTS = ('encoder', 'tokenizers', 'upm', 'llm')
 
 
@@ -84,6 +86,9 @@ class OneLLM(nn.Module):
         :raises ValueError: for a shape that does not fit.
         """
         self._check(modality, x)
+        # A cloud keeps its precision until its groups are found.
+        if modality is not Modality.POINT:
+            x = x.to(self.encoder.patch.weight.dtype)
         frames = 1
         if modality in PICTURES:
             if modality is not Modality.IMAGE:
@@ -118,7 +123,7 @@ class OneLLM(nn.Module):
         end = self.upm.end_tag[modality.value].to(tokens.dtype).expand(batch, -1, -1)
         return torch.cat([start, tokens, end], dim=1)
 
-    def prefix_embeds(self, encoded: Mapping[Modality, Tensor], bos: int,
+    def prefix_embeds(self, encoded: Mapping[Modality, Tensor], bos: int = BOS_ID,
                       batch: int = 1) -> Tensor:
         """Return the prompt's beginning: BOS, then every modality between its tags.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+import torch.nn.functional as F  # noqa: N812
 
 from onellm_ros.config import ConfigError, UpmConfig
 from onellm_ros.modality import Modality
@@ -82,8 +82,8 @@ class Router(nn.Module):
 def route(kind: str, scores: Tensor) -> Tensor:
     """Turn scores [..., K] into expert weights of the router ``kind``.
 
-    ``sigmoid``: sigmoids divided by their sum (as released); ``softmax`` (the paper); ``constant``:
-    1/K each; ``sparse``: the softmax weight of the best expert, zero for the others.
+    ``sigmoid``: sigmoids divided by their sum (as released); ``softmax`` (the paper);
+    ``constant``: 1/K each; ``sparse``: the softmax weight of the best expert, zero elsewhere.
     """
     if kind == 'sigmoid':
         gates = torch.sigmoid(scores)
