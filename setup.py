@@ -12,7 +12,7 @@ def shared_files(folder: str) -> list[tuple[str, list[str]]]:
     """
     List the files below ``folder`` for installation below share/onellm_ros.
 
-    :returns: (target folder, its files) pairs as ``data_files`` takes them; empty if there is none.
+    :returns: (target folder, its files) pairs as ``data_files`` takes them.
     """
     groups: dict[str, list[str]] = {}
     for path in sorted((ROOT / folder).rglob('*')):

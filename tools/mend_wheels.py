@@ -1,6 +1,6 @@
 """Mend the CMake files of the ROS wheels, which carry the paths of the machine that built them.
 
-Run with the venv's own Python: ``.venv/bin/python tools/mend_wheels.py``. Mending twice is harmless.
+Run with the venv's own Python: ``.venv/bin/python tools/mend_wheels.py``; twice is harmless.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy
 
 BUILD_MACHINE = '/opt/python/'
 NUMPY_INCLUDE = re.compile(
-    r'/opt/python/cp3\d+-cp3\d+/lib/python3\.\d+/site-packages/numpy/_core/include')
+    r'/opt/python/cp3\d+-cp3\d+/lib/python3\.\d+/site-packages/numpy/_?core/include')
 PYTHON_INCLUDE = re.compile(r'/opt/python/cp3\d+-cp3\d+/include/python3\.\d+')
 
 
@@ -41,7 +41,7 @@ def mend(share: Path) -> int:
 def main() -> int:
     """Mend the environment that runs this script; return the exit status."""
     if sys.prefix == sys.base_prefix:
-        print('mend_wheels: run with the Python of the venv, not the system\'s', file=sys.stderr)
+        print('mend_wheels: run with the Python of the venv', file=sys.stderr)
         return 1
     print(f'mended {mend(Path(sys.prefix) / "share")} CMake files of the ROS wheels')
     return 0
