@@ -75,7 +75,8 @@ $(MSGS_STAMP): $(RUNTIME_STAMP)
 	$(call stamp,msgs)
 
 $(PACKAGE_STAMP): $(RUNTIME_STAMP)
-	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable . 2> $(VENV)/package.log \
+	  || { cat $(VENV)/package.log; exit 1; }
 	$(call stamp,package)
 
 $(TEST_STAMP): $(RUNTIME_STAMP)

@@ -20,7 +20,9 @@ MEBIBYTE = 1 << 20
 THIRD_PARTY: dict[str, tuple[str, str | None]] = {
     'PIL': ('pillow', 'python3-pil'),
     'av': ('av', None),
+    'backports': ('backports-zstd', None),
     'cv2': ('opencv-python-headless', 'python3-opencv'),
+    'lz4': ('lz4', 'python3-lz4'),
     'matplotlib': ('matplotlib', 'python3-matplotlib'),
     'numba': ('numba', 'python3-numba'),
     'numpy': ('numpy', 'python3-numpy'),
@@ -28,6 +30,7 @@ THIRD_PARTY: dict[str, tuple[str, str | None]] = {
     'rosbags': ('rosbags', 'python3-rosbags-pip'),
     'safetensors': ('safetensors', None),
     'scipy': ('scipy', 'python3-scipy'),
+    'sentencepiece': ('sentencepiece', None),
     'soundfile': ('soundfile', 'python3-soundfile'),
     'tokenizers': ('tokenizers', None),
     'torch': ('torch', 'python3-torch'),
@@ -42,6 +45,8 @@ ROS_WHEELS = {
         'action_msgs', 'ament_index_python', 'builtin_interfaces', 'lifecycle_msgs',
         'rcl_interfaces', 'rclpy', 'rosgraph_msgs'},
 }
+# Part of Python from 3.14 on.
+LATER_PYTHON = {'compression'}
 # In a normal ROS installation only; the code must do without them.
 ROS_ONLY = {'cv_bridge', 'launch', 'launch_ros', 'sensor_msgs_py'}
 
@@ -55,7 +60,7 @@ def imported_names(root: Path) -> set[str]:
                 names |= {alias.name.partition('.')[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 names.add(node.module.partition('.')[0])
-    return names - set(sys.stdlib_module_names) - {'onellm_ros'}
+    return names - set(sys.stdlib_module_names) - LATER_PYTHON - {'onellm_ros'}
 
 
 def manifest(root: Path, package: str = '.') -> ET.Element:
@@ -122,7 +127,7 @@ def test_every_import_is_declared(root: Path) -> None:
         if name in THIRD_PARTY:
             wheel, key = THIRD_PARTY[name]
             assert wheel in wheels, f'{name}: {wheel} is missing in requirements/runtime.txt'
-            declared = key in keys if key else re.search(rf'<!--[^>]*\b{wheel}\b', manifest_text)
+            declared = key in keys if key else re.search(rf'<!--[^>]*\b{name}\b', manifest_text)
             assert declared, f'{name}: {key or wheel} is missing in package.xml'
         else:
             assert name in by_pip | ROS_ONLY, (
