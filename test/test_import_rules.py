@@ -107,7 +107,8 @@ def test_conversions_need_no_ros(root: Path) -> None:
     ('synchronizer', 'torch.nn'), ('simulation', 'torch'), ('model', 'rclpy.node'),
     ('modality', 'onellm_ros.config.X'), ('preprocess', 'onellm_ros.model.onellm.OneLLM'),
     ('inference', 'onellm_ros.ros.conversions.f'), ('ros', 'onellm_ros.cli.main'),
-    ('replay', 'onellm_ros.ros.perception_node.main'), ('model', 'onellm_ros.simulation.truth.Truth')])
+    ('replay', 'onellm_ros.ros.perception_node.main'),
+    ('model', 'onellm_ros.simulation.truth.Truth')])
 def test_the_rules_bite(part: str, name: str) -> None:
     assert list(violations(part, name))
 
