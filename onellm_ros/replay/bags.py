@@ -65,13 +65,14 @@ class BagMessage(NamedTuple):
 
 
 class RawMessage(NamedTuple):
-    """One serialized message; ``encoding`` is ``cdr`` or ``ros1``."""
+    """One serialized message; encoding ``cdr`` or ``ros1``; ``source`` is for `Bag.decode`."""
 
     topic: str
     stamp_ns: int
     type: str
     encoding: str
     raw: bytes
+    source: tuple[int, int] = (0, 0)
 
 
 def storage_files(path: Path) -> list[Path]:
@@ -142,24 +143,35 @@ class Bag(AbstractContextManager['Bag']):
         :param start_ns: first stamp wanted.
         :param stop_ns: first stamp no longer wanted.
         """
-        for _, channel, stamp, raw in self._merged(topics, start_ns, stop_ns):
-            yield RawMessage(channel.topic, stamp, channel.type, channel.encoding, raw)
+        for number, channel, stamp, raw in self._merged(topics, start_ns, stop_ns):
+            yield RawMessage(channel.topic, stamp, channel.type, channel.encoding, raw,
+                             (number, channel.key))
+
+    def decode(self, raw: RawMessage) -> Any:
+        """Deserialize a message of `raw_messages`.
+
+        :raises BagError: if its bytes do not fit its type.
+        """
+        store = self._stores[raw.source]
+        try:
+            if raw.encoding == 'ros1':
+                return store.deserialize_ros1(raw.raw, raw.type)
+            return store.deserialize_cdr(raw.raw, raw.type)
+        except _DECODE_ERRORS as error:
+            raise BagError(f'found {len(raw.raw)} bytes that are no {raw.type} ({error!r}); '
+                           'expected a whole message; record it again') from error
 
     def messages(self, topics: Collection[str] | None = None, start_ns: int | None = None,
                  stop_ns: int | None = None) -> Iterator[BagMessage]:
         """Yield deserialized messages in time order; parameters as of `raw_messages`."""
-        for number, channel, stamp, raw in self._merged(topics, start_ns, stop_ns):
-            store = self._stores[(number, channel.key)]
+        for raw in self.raw_messages(topics, start_ns, stop_ns):
             try:
-                if channel.encoding == 'ros1':
-                    message = store.deserialize_ros1(raw, channel.type)
-                else:
-                    message = store.deserialize_cdr(raw, channel.type)
-            except _DECODE_ERRORS as error:
-                count, first = self._failures.get(channel.topic, (0, f'{error!r}'))
-                self._failures[channel.topic] = (count + 1, first)
+                message = self.decode(raw)
+            except BagError as error:
+                count, first = self._failures.get(raw.topic, (0, str(error)))
+                self._failures[raw.topic] = (count + 1, first)
                 continue
-            yield BagMessage(channel.topic, stamp, message)
+            yield BagMessage(raw.topic, raw.stamp_ns, message)
 
     def type_hash(self, topic: str) -> str:
         """Return the REP-2016 hash of a topic's type as the bag defines it; empty if unknown."""

@@ -1,4 +1,4 @@
-"""Which topics of a recording feed the model, by message type and content, and why others do not."""
+"""Which topics of a recording feed the model, by type and content, and why others do not."""
 
 from __future__ import annotations
 
@@ -308,8 +308,8 @@ def samples(bag: Bag, match: TopicMatch, problems: dict[str, str] | None = None
             ) -> Iterator[tuple[Modality, Sample]]:
     """Yield the samples of all used topics in the order of the recording.
 
-    A stamp of zero is replaced by the time of recording. Messages that cannot be converted are left
-    out.
+    A stamp of zero is replaced by the time of recording. Messages that cannot be converted are
+    left out.
 
     :param problems: filled with topic -> text of its first message that could not be converted.
     """
@@ -338,6 +338,8 @@ def samples(bag: Bag, match: TopicMatch, problems: dict[str, str] | None = None
         for sample in found:
             if sample is not None:
                 yield kind, sample if sample.stamp_ns else _restamped(sample, recorded_ns)
+    for sample in merger.flush():
+        yield Modality.IMU, sample
 
 
 def _restamped(sample: Sample, stamp_ns: int) -> Sample:

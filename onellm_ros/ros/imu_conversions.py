@@ -141,6 +141,16 @@ class ImuMerger:
                             topic)]
         return self._gyro_samples(topic) + self._lonely_accelerations(topic)
 
+    def flush(self) -> list[Sample]:
+        """Return what still waits, at the end of a recording; the acceleration is held."""
+        if not self._gyros and not self._accels:
+            return []
+        self._newest_ns = max(p.stamp_ns for p in (*self._gyros, *self._accels)) \
+            + self.patience_ns + 1
+        ready = self._gyro_samples('')
+        self.clear()
+        return ready
+
     def _split(self, stamp: int) -> bool:
         """Tell whether gyro-only messages have been coming lately."""
         return (self._gyro_only_ns is not None
