@@ -195,6 +195,10 @@ class Text:
             return self.encode(f' {answer}\n{self.config.stop}')
         return [*self.encode(f' {answer}\n'), self.stop_id]
 
+    def encode_choice(self, answer: str) -> list[int]:
+        """Return the ids by which an answer is scored: with its line end, without the stop."""
+        return self.encode(f' {answer}\n')
+
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train a byte-level BPE tokenizer; digits stay single, case is kept.

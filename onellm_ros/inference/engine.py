@@ -1,0 +1,378 @@
+"""The engine: a loaded model that encodes a window once and answers any number of questions on it.
+
+Thread safety: one lock guards the model and is held for one forward pass at a time, so questions
+from several threads interleave token by token; a prefix and its cache are never changed, so any
+number of answers may use one. The engine is deterministic at temperature 0 and with a seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+import threading
+import time
+
+import torch
+from torch import Tensor
+
+from onellm_ros.config import ModelConfig
+from onellm_ros.inference.locate import EngineError, find_device, find_model
+from onellm_ros.inference.streaming import Detokenizer
+from onellm_ros.modality import PROMPT_ORDER, Modality
+from onellm_ros.model.checkpoint import CheckpointError, load_model, weights_hash
+from onellm_ros.model.llm import KVCache
+from onellm_ros.model.onellm import OneLLM
+from onellm_ros.model.text import Text, TextError
+from onellm_ros.preprocess import Preprocessor
+
+# Below this size one CPU thread is faster than waiting for a second at every small operation.
+_SMALL_PARAMETERS = 100_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """An encoded window: the prompt's beginning with its keys and values.
+
+    :param modalities: what it holds, in the prompt's order.
+    :param expert_weights: per modality the router's mean weight for each expert.
+    :param positions: prompt positions that it takes.
+    :param encode_s: seconds that encoding took.
+    """
+
+    modalities: tuple[Modality, ...]
+    expert_weights: dict[Modality, tuple[float, ...]]
+    positions: int
+    encode_s: float
+    cache: KVCache
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and how it came about.
+
+    :param text: the answer, without blanks around it.
+    :param tokens: tokens generated (for choices: scored).
+    :param finish_reason: ``stop`` (the model ended it), ``length`` or ``cancelled``.
+    :param first_token_s: seconds from the request to the first token; 0 if there was none.
+    :param total_s: seconds from the request to the end.
+    :param choice_index: index of the chosen choice, -1 for free text.
+    :param choice_probabilities: one a choice, summing to one.
+    :param confidence: the choice's probability, or for free text the geometric mean of its
+        tokens' probabilities at temperature 1 (0 if no token was generated).
+    """
+
+    text: str
+    tokens: int
+    finish_reason: str
+    first_token_s: float
+    total_s: float
+    choice_index: int = -1
+    choice_probabilities: tuple[float, ...] = ()
+    confidence: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    :param max_tokens: at most so many.
+    :param temperature: 0 takes the most likely token.
+    :param top_p: smallest set of tokens with this much probability that is drawn from.
+    :param seed: makes drawing repeatable; None for another draw each time.
+    """
+
+    max_tokens: int = 48
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    def check(self) -> None:
+        """Refuse values that mean nothing.
+
+        :raises EngineError: naming the value.
+        """
+        if self.max_tokens < 1:
+            raise EngineError(f'max_tokens: expected at least 1, found {self.max_tokens}')
+        if not 0 <= self.temperature < float('inf'):
+            raise EngineError(f'temperature: expected 0 or more, found {self.temperature}')
+        if not 0 < self.top_p <= 1:
+            raise EngineError(f'top_p: expected above 0 and at most 1, found {self.top_p}')
+
+
+class AnswerStream(Iterator[str]):
+    """An answer in the making: iterate for its text deltas.
+
+    Attributes: ``tokens`` (generated so far), ``answer`` (set when the iteration has ended).
+    """
+
+    def __init__(self, engine: Engine, prefix: Prefix, ids: Sequence[int], sampling: Sampling,
+                 cancel: threading.Event | None) -> None:
+        self._engine = engine
+        self._sampling = sampling
+        self._cancel = cancel
+        self._started = time.perf_counter()
+        self._ids = ids
+        self._prefix = prefix
+        room = engine.config.llm.max_positions - prefix.positions - len(ids)
+        self._limit = min(sampling.max_tokens, room)
+        self._steps = self._deltas()
+        self.tokens = 0
+        self.answer: Answer | None = None
+
+    def __iter__(self) -> AnswerStream:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._steps)
+
+    def close(self) -> None:
+        """End the answer here; ``answer`` stays None unless it was finished."""
+        self._steps.close()
+
+    def _deltas(self) -> Generator[str, None, None]:
+        engine, text = self._engine, self._engine.text
+        out = Detokenizer(text, engine.config.text.stop)
+        draw = Draw(self._sampling, engine.device)
+        reason, first_s, likelihood = 'length', 0.0, 0.0
+        cache, pending = self._prefix.cache, self._ids
+        while self.tokens < self._limit:
+            if self._cancel is not None and self._cancel.is_set():
+                reason = 'cancelled'
+                break
+            if cache is self._prefix.cache:
+                cache = cache.copy(cache.length + len(self._ids) + self._limit)
+            token, logp = draw(engine.step(pending, cache))
+            pending = [token]
+            first_s = first_s or time.perf_counter() - self._started
+            if token in text.stop_ids:
+                reason = 'stop'
+                break
+            self.tokens += 1
+            likelihood += logp
+            delta = out.add(token)
+            if delta:
+                yield delta
+            if out.stopped:
+                reason = 'stop'
+                break
+        rest = out.finish()
+        if rest:
+            yield rest
+        confidence = float(torch.tensor(likelihood / self.tokens).exp()) if self.tokens else 0.0
+        self.answer = Answer(out.emitted, self.tokens, reason, first_s,
+                             time.perf_counter() - self._started, confidence=confidence)
+
+
+class Draw:
+    """Chooses the next token from logits."""
+
+    def __init__(self, sampling: Sampling, device: torch.device) -> None:
+        self._sampling = sampling
+        self._generator: torch.Generator | None = None
+        if sampling.temperature > 0:
+            self._generator = torch.Generator(device)
+            if sampling.seed is None:
+                self._generator.seed()
+            else:
+                self._generator.manual_seed(sampling.seed)
+
+    @torch.inference_mode()
+    def __call__(self, logits: Tensor) -> tuple[int, float]:
+        """Return a token and its log probability at temperature 1, from logits [vocab]."""
+        logp = torch.log_softmax(logits, -1)
+        if self._generator is None:
+            value, index = logp.max(-1)
+            return int(index), float(value)
+        weights = torch.softmax(logits / self._sampling.temperature, -1)
+        if self._sampling.top_p < 1:
+            ordered, order = weights.sort(descending=True)
+            # A token stays if those before it do not reach top_p; the first always does.
+            outside = ordered.cumsum(-1) - ordered >= self._sampling.top_p
+            weights = weights.scatter(0, order[outside], 0.0)
+        token = int(torch.multinomial(weights, 1, generator=self._generator))
+        return token, float(logp[token])
+
+
+class Engine:
+    """A model ready to answer.
+
+    Attributes: ``name``, ``weights_hash``, ``config``, ``preprocessor``, ``device``, ``text``.
+    """
+
+    def __init__(self, model: OneLLM, text: Text, *, weights_hash: str = '') -> None:
+        self.model = model.eval()
+        self.text = text
+        self.config: ModelConfig = model.config
+        self.name = model.config.name
+        self.weights_hash = weights_hash
+        self.device: torch.device = model.llm.tok_embeddings.weight.device
+        self.preprocessor = Preprocessor(model.config.tokenizer, model.config.encoder.image_size)
+        self._lock = threading.Lock()
+        if text.size > model.config.llm.vocab_size:
+            raise EngineError(f'tokenizer: found {text.size} tokens, expected at most the '
+                              f'{model.config.llm.vocab_size} of the model; take the tokenizer '
+                              'that belongs to it')
+
+    @classmethod
+    def load(cls, model: str | Path = 'nano', device: str = 'auto',
+             dtype: torch.dtype | None = None, threads: int = 0) -> Engine:
+        """Load a model.
+
+        :param model: a directory, or the name of a model that ships with the package.
+        :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        :param dtype: default: float32 on the CPU, bfloat16 on CUDA.
+        :param threads: CPU threads of torch in this process; 0: one for a small model on the CPU
+            (a second thread costs it more than it gives), else torch's own choice.
+        :raises EngineError: if it cannot be loaded; the text says what to do.
+        """
+        folder = find_model(model)
+        place = find_device(device)
+        kind = dtype or (torch.bfloat16 if place.type == 'cuda' else torch.float32)
+        try:
+            loaded = load_model(folder, dtype=kind, device=place)
+            text = Text.load(folder, loaded.config.text)
+            short = weights_hash(folder)
+        except (CheckpointError, TextError) as error:
+            raise EngineError(f'model {str(model)!r}: {error}') from error
+        if threads < 0:
+            raise EngineError(f'threads: expected 0 or more, found {threads}')
+        small = sum(p.numel() for p in loaded.parameters()) < _SMALL_PARAMETERS
+        if threads or (place.type == 'cpu' and small):
+            torch.set_num_threads(threads or 1)
+        return cls(loaded, text, weights_hash=short)
+
+    @torch.inference_mode()
+    def encode(self, tensors: Mapping[Modality, Tensor]) -> Prefix:
+        """Encode a window's modalities (none: text only) into a prompt's beginning.
+
+        :param tensors: inputs as :class:`Preprocessor` makes them, each with a batch of 1.
+        :raises EngineError: for a shape that does not fit, values that are not finite, or too many
+            modalities for the model's positions.
+        """
+        started = time.perf_counter()
+        encoded: dict[Modality, Tensor] = {}
+        weights: dict[Modality, tuple[float, ...]] = {}
+        for modality in PROMPT_ORDER:
+            if modality not in tensors:
+                continue
+            x = tensors[modality].to(self.device)
+            if x.shape[0] != 1:
+                raise EngineError(f'{modality}: expected a batch of 1, found shape '
+                                  f'{list(x.shape)}')
+            if not bool(torch.isfinite(x).all()):
+                raise EngineError(f'{modality}: the input has values that are not finite')
+            try:
+                with self._lock:
+                    one = self.model.encode(modality, x)
+            except ValueError as error:
+                raise EngineError(str(error)) from error
+            encoded[modality] = one.tokens
+            weights[modality] = tuple(one.expert_weights[0].float().tolist())
+        with self._lock:
+            embeds = self.model.prefix_embeds(encoded, self.text.bos)
+            positions = embeds.shape[1]
+            if positions >= self.config.llm.max_positions:
+                raise EngineError(f'{len(encoded)} modalities take {positions} positions, the '
+                                  f'model has {self.config.llm.max_positions}; use fewer')
+            cache = self.model.llm.new_cache(1, positions)
+            # One forward pass for the keys and values; its logits are of no use.
+            self.model.llm(embeds, cache=cache, return_hidden=True, last_only=True)
+        return Prefix(tuple(encoded), weights, positions, time.perf_counter() - started, cache)
+
+    @torch.inference_mode()
+    def step(self, ids: Sequence[int], cache: KVCache) -> Tensor:
+        """Run ``ids`` behind a cache and return the float32 logits [vocab] of the last one."""
+        with self._lock:
+            tokens = torch.tensor([ids], device=self.device)
+            logits = self.model.llm(self.model.llm.embed(tokens), cache=cache, last_only=True)
+        return logits[0, -1, :self.text.size].float()
+
+    def _prompt(self, prefix: Prefix, question: str, more: int = 1) -> list[int]:
+        """Encode a question, checking that it and ``more`` tokens fit behind the prefix."""
+        if not question.strip():
+            raise EngineError('question: expected text, found none')
+        ids = self.text.encode_prompt(question.strip())
+        room = self.config.llm.max_positions - prefix.positions - more
+        if len(ids) > room:
+            raise EngineError(f'question: it takes {len(ids)} tokens, and {max(room, 0)} fit '
+                              'behind what was sensed; ask a shorter one')
+        return ids
+
+    def stream(self, prefix: Prefix, question: str, *, max_tokens: int = 48,
+               temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None,
+               cancel: threading.Event | None = None) -> AnswerStream:
+        """Answer a question, delta by delta.
+
+        The question is checked at once; the work is done while iterating. ``cancel`` ends it
+        within one token.
+
+        :raises EngineError: for an empty or too long question, or sampling that means nothing.
+        """
+        sampling = Sampling(max_tokens, temperature, top_p, seed)
+        sampling.check()
+        return AnswerStream(self, prefix, self._prompt(prefix, question), sampling, cancel)
+
+    def ask(self, prefix: Prefix, question: str, *, choices: Sequence[str] = (),
+            max_tokens: int = 48, temperature: float = 0.0, top_p: float = 1.0,
+            seed: int | None = None, cancel: threading.Event | None = None) -> Answer:
+        """Answer a question.
+
+        :param choices: texts to choose from; empty for a free answer. Each is scored by the mean
+            log likelihood of its tokens.
+        :raises EngineError: as :meth:`stream`; for empty choices too.
+        """
+        if choices:
+            return self._choose(prefix, question, choices, cancel)
+        stream = self.stream(prefix, question, max_tokens=max_tokens, temperature=temperature,
+                             top_p=top_p, seed=seed, cancel=cancel)
+        for _ in stream:
+            pass
+        assert stream.answer is not None
+        return stream.answer
+
+    def describe(self, prefix: Prefix, *, max_tokens: int = 48, temperature: float = 0.0,
+                 top_p: float = 1.0, seed: int | None = None,
+                 cancel: threading.Event | None = None) -> Answer:
+        """Answer the model's own describing prompt (``config.text.describe_prompt``)."""
+        return self.ask(prefix, self.config.text.describe_prompt, max_tokens=max_tokens,
+                        temperature=temperature, top_p=top_p, seed=seed, cancel=cancel)
+
+    def _choose(self, prefix: Prefix, question: str, choices: Sequence[str],
+                cancel: threading.Event | None) -> Answer:
+        """Score choices behind a question and return the likeliest."""
+        started = time.perf_counter()
+        wanted = [choice.strip() for choice in choices]
+        if not all(wanted):
+            raise EngineError(f'choices: choice {wanted.index("")} is empty')
+        ids = [self.text.encode_choice(choice) for choice in wanted]
+        longest = max(map(len, ids))
+        prompt = self._prompt(prefix, question, longest)
+        if cancel is not None and cancel.is_set():
+            return Answer('', 0, 'cancelled', 0.0, time.perf_counter() - started)
+        cache = prefix.cache.copy(prefix.positions + len(prompt))
+        first = torch.log_softmax(self.step(prompt, cache), -1)
+        first_s = time.perf_counter() - started
+        means = self._likelihoods(first, ids, cache)
+        probabilities = torch.softmax(means, -1).tolist()
+        best = max(range(len(ids)), key=probabilities.__getitem__)
+        return Answer(wanted[best], sum(map(len, ids)), 'stop', first_s,
+                      time.perf_counter() - started, best, tuple(probabilities),
+                      probabilities[best])
+
+    @torch.inference_mode()
+    def _likelihoods(self, first: Tensor, ids: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
+        """Return the mean log likelihood of each continuation, given that of all first tokens."""
+        longest = max(map(len, ids))
+        lengths = torch.tensor([len(i) for i in ids], device=self.device)
+        table = torch.tensor([[*i, *[0] * (longest - len(i))] for i in ids], device=self.device)
+        total = first[table[:, 0]].double()
+        if longest > 1:
+            with self._lock:
+                batch = cache.copy(cache.length + longest - 1, len(ids))
+                logits = self.model.llm(self.model.llm.embed(table[:, :-1]), cache=batch)
+            logp = torch.log_softmax(logits[..., :self.text.size].float(), -1)
+            picked = logp.gather(-1, table[:, 1:, None])[..., 0].double()
+            inside = torch.arange(1, longest, device=self.device) < lengths[:, None]
+            total = total + (picked * inside).sum(-1)
+        return total / lengths

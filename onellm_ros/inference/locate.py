@@ -1,0 +1,83 @@
+"""Where a model named by the user lies, and on which device it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+import sys
+
+import torch
+
+import onellm_ros
+
+PACKAGE = 'onellm_ros'
+
+
+class EngineError(RuntimeError):
+    """A request that the engine cannot serve; the text says what was found and expected."""
+
+
+def _model_roots() -> Iterator[Path]:
+    """Yield the folders that may hold named models: source tree, ROS share folder, prefix."""
+    yield Path(onellm_ros.__file__).resolve().parents[1] / 'models'
+    try:
+        from ament_index_python.packages import (
+            PackageNotFoundError,
+            get_package_share_directory,
+        )
+    except ImportError:
+        pass
+    else:
+        try:
+            yield Path(get_package_share_directory(PACKAGE)) / 'models'
+        except PackageNotFoundError:
+            pass
+    yield Path(sys.prefix) / 'share' / PACKAGE / 'models'
+
+
+def find_model(model: str | Path) -> Path:
+    """Return the directory of a model: a path, or the name of one that ships with the package.
+
+    :raises EngineError: if there is none; the text lists where it was looked for.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    name = str(model)
+    if not name:
+        raise EngineError('model: expected a name or a directory, found an empty text')
+    looked = [str(path)]
+    if path.name == name:
+        for root in dict.fromkeys(_model_roots()):
+            looked.append(str(root / name))
+            if (root / name).is_dir():
+                return root / name
+    if path.exists():
+        raise EngineError(f'model {name!r}: expected a directory, found a file; give the folder '
+                          'that holds config.json and the weights')
+    raise EngineError(
+        f'model {name!r} not found; looked for: {", ".join(looked)}. Give the path of a model '
+        'directory (config.json with model.safetensors or consolidated.00-of-01.pth), or train '
+        'one with `onellm train`')
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    ``auto`` takes the first CUDA device, or the CPU where there is none.
+
+    :raises EngineError: for another name, or a CUDA device that this machine does not have.
+    """
+    if name == 'auto':
+        return torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')
+    kind, _, index = name.partition(':')
+    if kind not in ('cpu', 'cuda') or (index and not index.isdigit()):
+        raise EngineError(f'device: expected auto, cpu, cuda or cuda:N, found {name!r}')
+    if kind == 'cpu':
+        return torch.device('cpu')
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    number = int(index or 0)
+    if number >= count:
+        raise EngineError(f'device {name!r}: torch {torch.__version__} finds {count} CUDA devices '
+                          'on this machine; use device auto or cpu')
+    return torch.device('cuda', number)
