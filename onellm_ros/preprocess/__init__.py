@@ -13,8 +13,8 @@ from onellm_ros.preprocess.depth import (
     normals_from_depth,
 )
 from onellm_ros.preprocess.errors import NoMeasurementError, PreprocessError
-from onellm_ros.preprocess.image import denormalise, image_tensor, video_tensor
-from onellm_ros.preprocess.imu import imu_tensor, resample_imu
+from onellm_ros.preprocess.image import denormalise, image_tensor, normalise, video_tensor
+from onellm_ros.preprocess.imu import imu_tensor, resample_imu, standardise_imu
 from onellm_ros.preprocess.points import merge_clouds, point_tensor
 from onellm_ros.preprocess.preprocessor import Preprocessor, Tensors, fmri_tensor
 
@@ -22,4 +22,5 @@ __all__ = [
     'NoMeasurementError', 'PreprocessError', 'Preprocessor', 'Tensors', 'audio_tensor',
     'denormalise', 'depth_picture', 'depth_tensor', 'fmri_tensor', 'image_tensor', 'imu_tensor',
     'join_chunks', 'kaldi_fbank', 'merge_clouds', 'normal_picture', 'normal_tensor',
-    'normals_from_depth', 'point_tensor', 'resample', 'resample_imu', 'video_tensor']
+    'normalise', 'normals_from_depth', 'point_tensor', 'resample', 'resample_imu',
+    'standardise_imu', 'video_tensor']

@@ -2,9 +2,9 @@
 
 Rows are sorted by stamp, rows with NaN and repeated stamps are dropped. An IMU faster than the
 grid is averaged per grid step first. The series is interpolated linearly on a grid that ends at
-the window's end. Where neighbouring samples are more than 0.25 s apart nothing was measured: zeros.
-If the data begin after the grid does, they are moved to its front and zeros follow them (the
-released model was trained with data first, then zeros).
+the window's end. Where neighbouring samples are more than 0.25 s apart nothing was measured:
+zeros. If the data begin after the grid does, they are moved to its front and zeros follow them
+(the released model was trained with data first, then zeros).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import torch
 from onellm_ros.preprocess.errors import NoMeasurementError, PreprocessError, shape_text
 
 MAX_GAP_S = 0.25
+STANDARD_GRAVITY = 9.80665
+_SCALE = (0.5, 0.5, 0.5, 2.0, 2.0, 2.0)     # of a mobile base: about one for both sensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,3 +126,15 @@ def imu_tensor(stamps_ns: Any, values: Any, end_ns: int, rate_hz: float = 200.0,
     """
     series = resample_imu(stamps_ns, values, end_ns, rate_hz, samples)
     return torch.from_numpy(np.ascontiguousarray(series.values.T))
+
+
+def standardise_imu(values: torch.Tensor) -> torch.Tensor:
+    """Take gravity off a level robot's z and scale both sensors to about one.
+
+    :param values: [..., 6, n] in m/s^2 and rad/s; all-zero columns (nothing measured) stay zero.
+    :returns: the same shape.
+    """
+    scale = torch.tensor(_SCALE, device=values.device)[:, None]
+    level = torch.tensor([0.0, 0.0, STANDARD_GRAVITY, 0.0, 0.0, 0.0], device=values.device)
+    measured = values.ne(0).any(-2, keepdim=True)
+    return torch.where(measured, (values - level[:, None]) * scale, 0.0)

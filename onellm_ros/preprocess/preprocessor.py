@@ -19,7 +19,7 @@ from onellm_ros.preprocess.errors import (
     shape_text,
 )
 from onellm_ros.preprocess.image import image_tensor, video_tensor
-from onellm_ros.preprocess.imu import resample_imu
+from onellm_ros.preprocess.imu import resample_imu, standardise_imu
 from onellm_ros.preprocess.points import merge_clouds, point_tensor
 
 _NORMAL_WIDTH = 224         # wider depth pictures take normals from farther neighbours
@@ -192,4 +192,5 @@ class Preprocessor:
                                   'expected [6]: accelerometer xyz, gyroscope xyz')
         series = resample_imu([sample.stamp_ns for sample in samples], np.stack(rows), end_ns,
                               self.tokenizer.imu_rate_hz, self.tokenizer.imu_samples)
-        return torch.from_numpy(np.ascontiguousarray(series.values.T)), series.note
+        tensor = torch.from_numpy(np.ascontiguousarray(series.values.T))
+        return standardise_imu(tensor) if self.tokenizer.imu_standardise else tensor, series.note

@@ -1,0 +1,92 @@
+"""Named point fields, as clouds store them in messages and files, to the canonical cloud.
+
+Colour is taken from ``rgb`` or ``rgba`` (0x00RRGGBB packed in 32 bits), from separate ``r g b`` or
+``red green blue``, or as grey from an intensity; without any it is 0.5. Intensities have no common
+scale, so they are stretched from their 1st to their 99th percentile.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onellm_ros.preprocess.errors import PreprocessError
+
+INTENSITIES = ('intensity', 'intensities', 'scalar_intensity', 'i', 'reflectivity', 'reflectance',
+               'remission', 'reflect', 'signal')
+_COLOURS = (('r', 'g', 'b'), ('red', 'green', 'blue'),
+            ('diffuse_red', 'diffuse_green', 'diffuse_blue'))
+
+
+def native(points: np.ndarray, name: str) -> np.ndarray:
+    """Return one field (its first element where it has several) in the machine's byte order."""
+    values = points[name]
+    if values.ndim > 1:
+        values = values[:, 0]
+    return values.astype(values.dtype.newbyteorder('='))
+
+
+def grey_from_intensity(values: np.ndarray) -> np.ndarray:
+    """Stretch intensities of any scale to 0..1 between their 1st and 99th percentile.
+
+    :param values: [n]; NaN gives 0.5, as does a constant intensity.
+    :returns: float32 [n].
+    """
+    values = values.astype(np.float64)
+    good = np.isfinite(values)
+    low, high = np.percentile(values[good], (1, 99)) if good.any() else (0.0, 0.0)
+    if high <= low:
+        return np.full(values.shape, 0.5, np.float32)
+    grey = np.clip((values - low) / (high - low), 0, 1)
+    return np.where(good, grey, 0.5).astype(np.float32)
+
+
+def unit_colours(values: np.ndarray) -> np.ndarray:
+    """Scale colour channels to 0..1 by their type (floats above 1 are taken as 0..255)."""
+    if values.dtype.kind in 'iu':
+        wide = values.dtype.itemsize > 1 and values.max(initial=0) > 255
+        return np.clip(values.astype(np.float32) / (65535.0 if wide else 255.0), 0, 1)
+    values = np.nan_to_num(values.astype(np.float32), nan=0.5)
+    return np.clip(values / 255 if values.max(initial=0) > 1 else values, 0, 1)
+
+
+def _colours(points: np.ndarray) -> np.ndarray:
+    """Return float32 [n, 3] colours in 0..1 from whatever fields the points have."""
+    names = {name.lower(): name for name in points.dtype.names or ()}
+    for packed_name in ('rgb', 'rgba'):
+        if packed_name in names:
+            values = native(points, names[packed_name])
+            if values.dtype.itemsize != 4:
+                raise PreprocessError(
+                    f'point: found the field {packed_name!r} of type {values.dtype}, expected 32 '
+                    'bits with 0x00RRGGBB packed in')
+            packed = values.view(np.uint32)
+            channels = np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], axis=-1)
+            return channels.astype(np.float32) / np.float32(255)
+    for triple in _COLOURS:
+        if all(name in names for name in triple):
+            return unit_colours(np.stack([native(points, names[n]) for n in triple], axis=-1))
+    for name in INTENSITIES:
+        if name in names:
+            return np.repeat(grey_from_intensity(native(points, names[name]))[:, None], 3, axis=1)
+    return np.full((len(points), 3), 0.5, np.float32)
+
+
+def cloud_from_fields(points: np.ndarray) -> np.ndarray:
+    """Turn a structured array of points into the canonical cloud.
+
+    Points that are not finite, and points exactly at the origin (what organised sensors write for
+    no return), are no measurements and are left out.
+
+    :param points: structured [n] with the fields x, y, z (any numeric type, any byte order).
+    :returns: float32 [m, 6]: x y z in metres, r g b in 0..1; m may be 0.
+    :raises PreprocessError: without coordinates, or with a colour that cannot be unpacked.
+    """
+    names = {name.lower(): name for name in points.dtype.names or ()}
+    missing = [axis for axis in 'xyz' if axis not in names]
+    if missing:
+        raise PreprocessError(f'point: found the fields {", ".join(names) or "none"}, expected '
+                              f'x, y and z ({", ".join(missing)} missing)')
+    with np.errstate(over='ignore', invalid='ignore'):
+        xyz = np.stack([native(points, names[axis]).astype(np.float32) for axis in 'xyz'], axis=-1)
+    good = np.isfinite(xyz).all(axis=1) & xyz.any(axis=1)
+    return np.concatenate([xyz, _colours(points)], axis=1)[good]
