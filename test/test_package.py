@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import os
 from pathlib import Path
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -171,3 +173,28 @@ def test_launch_file_describes_the_node(root: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.generate_launch_description().entities
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_colcon_builds_both_packages(root: Path, tmp_path: Path) -> None:
+    """``colcon build --base-paths . onellm_msgs``, as in a ROS workspace, from a clean copy."""
+    pytest.importorskip('colcon_core', reason='colcon is not installed')
+    source = tmp_path / 'onellm_ros'
+    for path in tracked(root):
+        copy = source / path.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, copy)
+    prefix = Path(sys.prefix)
+    built = subprocess.run(
+        [sys.executable, '-m', 'colcon', 'build', '--base-paths', '.', 'onellm_msgs'],
+        cwd=source, capture_output=True, text=True, check=False,
+        env=dict(os.environ, AMENT_PREFIX_PATH=str(prefix), CMAKE_PREFIX_PATH=str(prefix),
+                 PATH=f'{prefix / "bin"}{os.pathsep}{os.environ["PATH"]}'))
+    assert built.returncode == 0, (built.stdout + built.stderr)[-4000:]
+    install = source / 'install'
+    assert (install / 'onellm_ros/share/ament_index/resource_index/packages/onellm_ros').is_file()
+    assert (install / 'onellm_ros/share/onellm_ros/package.xml').is_file()
+    assert (install / 'onellm_ros/share/onellm_ros/launch/onellm.launch.py').is_file()
+    assert (install / 'onellm_ros/lib/onellm_ros/perception').is_file()
+    assert (install / 'onellm_msgs/share/onellm_msgs/srv/Ask.srv').is_file()
