@@ -1,0 +1,1 @@
+"""Pictures for people of what the robot sensed and said."""
