@@ -62,12 +62,11 @@ def motion_is(truth: Truth, modality: Modality, rng: np.random.Generator) -> Dra
     """Ask whether the motion is of some sort, yes as often as no for each sort."""
     phrase = pick(MOTION_PHRASES, rng)
     yes, no = MOTION_PREDICATES[phrase]
-    if truth.motion in yes:
-        return Draw('motion', 'motion.is', {'doing': phrase}, 'yes') if (
-            rng.random() < len(no) / len(yes)) else None
-    if truth.motion in no and rng.random() < len(yes) / len(no):
-        return Draw('motion', 'motion.is', {'doing': phrase}, 'no')
-    return None
+    if truth.motion not in yes | no:
+        return None
+    answer = 'yes' if truth.motion in yes else 'no'
+    ratio = len(no) / len(yes) if answer == 'yes' else len(yes) / len(no)
+    return Draw('motion', 'motion.is', {'doing': phrase}, answer, keep=min(1.0, ratio))
 
 
 def sound_what(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | None:
@@ -86,10 +85,9 @@ def sound_is(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw
 
 def sound_quiet(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | None:
     """Ask whether it is quiet."""
-    quiet = truth.sound == 'silence'
-    if not quiet and rng.random() >= 1 / (len(SOUNDS) - 1):
-        return None
-    return Draw('sound', 'sound.quiet', {}, 'yes' if quiet else 'no')
+    if truth.sound == 'silence':
+        return Draw('sound', 'sound.quiet', {}, 'yes')
+    return Draw('sound', 'sound.quiet', {}, 'no', keep=1 / (len(SOUNDS) - 1))
 
 
 def _movers(truth: Truth) -> list[SeenObject]:

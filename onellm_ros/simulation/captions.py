@@ -324,14 +324,15 @@ def scene_text(truth: Truth, present: frozenset[Modality],
                rng: np.random.Generator | None = None) -> str:
     """Give the facts as compact text, for pretraining a language model without pictures.
 
-    :param rng: if given, the order of the objects varies.
+    The objects stand in the order of their size in view, so that the largest can be told.
+
+    :param rng: if given, the order of the parts varies.
     """
     facts = caption_facts(truth, present, limit=8)
     parts = []
     if facts.objects is not None:
-        order = range(len(facts.objects)) if rng is None else rng.permutation(len(facts.objects))
         items = []
-        for fact in (facts.objects[int(i)] for i in order):
+        for fact in facts.objects:
             words = [fact.colour, fact.kind, fact.place]
             words.append('' if fact.near is None else 'near' if fact.near else 'far')
             words.append('' if fact.metres is None else f'{fact.metres} m')
@@ -347,4 +348,6 @@ def scene_text(truth: Truth, present: frozenset[Modality],
         parts.append(f'motion: {facts.motion}')
     if facts.sound:
         parts.append(f'sound: {facts.sound}')
+    if rng is not None:
+        parts = [parts[int(i)] for i in rng.permutation(len(parts))]
     return '. '.join(parts) + '.'

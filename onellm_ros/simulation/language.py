@@ -62,23 +62,32 @@ def questions(truth: Truth, modality: Modality, rng: np.random.Generator, count:
               *, held_out: bool = False) -> list[Question]:
     """Draw questions that this modality alone can answer.
 
-    :param count: questions at most; fewer where the truth supports fewer different ones.
+    No family of questions gives the same answer twice, and what is thinned out is decided once,
+    so that yes and no stay balanced however many are drawn.
+
+    :param count: questions at most; fewer where the truth supports fewer.
     :param held_out: use the wordings that training never says.
     """
     types = tuple(asking.FAMILIES[modality])
-    said: set[tuple[str, str]] = set()
+    answered: set[tuple[str, str]] = set()
+    refused: set[tuple[str, str, str]] = set()
     drawn: list[Question] = []
     for _ in range(_TRIES * count):
         if len(drawn) == count:
             break
         families = asking.FAMILIES[modality][types[int(rng.integers(len(types)))]]
         draw = families[int(rng.integers(len(families)))](truth, modality, rng)
-        if draw is None or rng.random() > asking.keep(draw):
+        if draw is None or (draw.family, draw.answer) in answered:
             continue
-        key = (draw.family, ' '.join(draw.slots.values()))
-        if key not in said:
-            said.add(key)
-            drawn.append(_worded(draw, modality, rng, held_out))
+        # Thinning by answer is one decision for the truth; that of a motion is one for each.
+        phrase = draw.slots.get('doing', '')
+        if (draw.family, draw.answer, phrase) in refused:
+            continue
+        if rng.random() >= asking.keep(draw):
+            refused.add((draw.family, draw.answer, phrase))
+            continue
+        answered.add((draw.family, draw.answer))
+        drawn.append(_worded(draw, modality, rng, held_out))
     return drawn
 
 
@@ -189,19 +198,16 @@ def mixed_questions(truth: Truth, present: frozenset[Modality], rng: np.random.G
     if not present:
         raise ValueError('no modality is present: pass those that the window has')
     order = [m for m in PROMPT_ORDER if m in present]
-    drawn: list[Question] = []
-    for _ in range(_TRIES * count):
-        if len(drawn) == count:
-            break
-        draw = _mixed(truth, present, rng) if rng.random() < 0.25 else None
+    each = max(2, -(-count // len(order)))
+    pool = {q.question: q for modality in order
+            for q in questions(truth, modality, rng, each, held_out=held_out)}
+    for _ in range(max(1, count // 4)):
+        draw = _mixed(truth, present, rng)
         if draw is not None:
-            found = [_worded(draw, order[0], rng, held_out)]
-        else:
-            found = questions(truth, order[int(rng.integers(len(order)))], rng, 1,
-                              held_out=held_out)
-        if found and all(found[0].question != other.question for other in drawn):
-            drawn += found
-    return drawn
+            question = _worded(draw, order[0], rng, held_out)
+            pool[question.question] = question
+    drawn = list(pool.values())
+    return [drawn[int(i)] for i in rng.permutation(len(drawn))[:count]]
 
 
 def vocabulary_texts() -> Iterator[str]:
