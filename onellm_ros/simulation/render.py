@@ -194,7 +194,7 @@ class Stage:
 # ---- rendering ----------------------------------------------------------------------------------
 
 @lru_cache(maxsize=32)
-def _pixel_rays(width: int, height: int, fx: float, cx: float, cy: float, fine: int
+def pixel_rays(width: int, height: int, fx: float, cx: float, cy: float, fine: int
                 ) -> np.ndarray:
     """Return rays [H * fine, W * fine, 3] in the optical frame with z = 1."""
     u = ((np.arange(width * fine) + 0.5) / fine - 0.5 - cx) / fx
@@ -265,7 +265,7 @@ def render(prims: Primitives, room: Surroundings, camera: Camera, base: Pose, *,
     """
     at, axes = camera.placed(base)
     fx, _, cx, cy = camera.intrinsics
-    dirs = _pixel_rays(camera.width, camera.height, fx, cx, cy, 1) @ axes.T
+    dirs = pixel_rays(camera.width, camera.height, fx, cx, cy, 1) @ axes.T
     rects = camera_rectangles(prims, at, axes, camera)
     t, code = trace(prims, room, at, dirs, rects, threads)
     shape = (camera.height, camera.width) if geometry else (0, 0)
@@ -295,7 +295,7 @@ def _smooth(rgb: np.ndarray, prims: Primitives, room: Surroundings, camera: Came
             ) -> None:
     """Replace the pixels of rgb on edges between primitives by the mean of 2x2 finer rays."""
     fx, _, cx, cy = camera.intrinsics
-    fine = _pixel_rays(camera.width, camera.height, fx, cx, cy, 2) @ axes.T
+    fine = pixel_rays(camera.width, camera.height, fx, cx, cy, 2) @ axes.T
     t, code = trace(prims, room, at, fine, rects * 2 + np.array([-2, 2, -2, 2]), threads)
     found = np.empty((camera.height * camera.width, 2), np.int64)
     found = found[:shading.edge_pixels(code, found)]
