@@ -128,13 +128,15 @@ def _planar_420(message: Any) -> np.ndarray:
     """
     width, height = int(message.width), int(message.height)
     data = byte_view(message.data)
-    if width <= 0 or height <= 0 or width % 2 or height % 2:
+    even = width > 0 and height > 0 and width % 2 == 0 and height % 2 == 0
+    if even and data.size == width * height * 3 // 2:
+        return data.reshape(height * 3 // 2, width)
+    if width > 0 and width % 2 == 0 and height > 0 and height % 3 == 0 \
+            and int(message.step) >= width and data.size == int(message.step) * height:
+        return picture_rows(message, width, height)  # 3/2 of an even height
+    if not even:
         raise ConversionError(f'found a {width}x{height} {message.encoding} picture; expected an '
                               'even width and height above zero; check the camera driver')
-    if data.size == width * height * 3 // 2:
-        return data.reshape(height * 3 // 2, width)
-    if data.size == width * height and height % 3 == 0:
-        return data.reshape(height, width)
     return picture_rows(message, width, height * 3 // 2)
 
 
