@@ -26,7 +26,7 @@ _MAX_HEADER = 65536
 
 
 def read_points(path: str | Path) -> Sample:
-    """Read a point cloud (.pcd, .ply or .npy, told apart by content).
+    """Read a point cloud (.pcd, .ply or .npy, told apart by their content).
 
     A .npy holds [N, 3] (x y z), [N, 4] (and intensity), [N, 6] (and r g b in 0..1 or 0..255), such
     columns as [H, W, C], or named fields. Points without finite coordinates are left out.
@@ -41,7 +41,8 @@ def read_points(path: str | Path) -> Sample:
             cloud = _from_npy(load_npy(path, content), path)
         elif head.startswith(b'ply'):
             cloud = cloud_from_fields(_read_ply(content, path))
-        elif head.startswith((b'# .PCD', b'#.PCD', b'VERSION', b'FIELDS')):
+        elif head.startswith((b'# .PCD', b'#.PCD', b'VERSION', b'FIELDS')) \
+                or Path(path).suffix.lower() == '.pcd':
             cloud = cloud_from_fields(_read_pcd(content, path))
         else:
             raise FileError(f'{path}: found no point cloud that is understood, expected .pcd, '

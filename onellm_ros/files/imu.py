@@ -21,7 +21,7 @@ _TIME_UNITS = {
     'microseconds': 'us', 'ns': 'ns', 'nsec': 'ns', 'nanos': 'ns', 'nanosec': 'ns',
     'nanosecond': 'ns', 'nanoseconds': 'ns', 'nsecs': 'ns'}
 _TIME = re.compile(r'^(field_)?(header_)?(t|time|stamp|timestamp|timestamps|datetime)(_|$)|'
-                   r'(^|_)(time|stamp|timestamp|secs?|nsecs?|nanosec)(_|$)')
+                   r'(^|_)(time|stamp|timestamp|secs?|seconds|nsecs?|nanosec)(_|$)')
 _ACCELERATION = re.compile(r'(^|_)(a|acc|accel|acceler|accelerometer|acceleration|'
                            r'linear_acceleration|specific_force|lin_acc|linacc)(_|$)')
 _GYROSCOPE = re.compile(r'(^|_)(g|w|gyr|gyro|gyroscope|omega|angular_velocity|ang_vel|angvel|'

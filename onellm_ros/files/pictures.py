@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -14,14 +15,18 @@ from onellm_ros.modality import Sample
 MILLIMETRE = 0.001
 
 
-def _open_picture(path: str | Path, content: bytes) -> Image.Image:
-    """Decode a picture file as it is stored.
+def _open_picture(path: str | Path, content: bytes, upright: bool = False) -> Image.Image:
+    """Decode a picture file as it is stored, or turned as its EXIF entry says.
 
     :raises FileError: for an unknown format and for damaged data.
     """
     try:
-        picture = Image.open(io.BytesIO(content))
-        picture.load()
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')             # about entries that are not the picture
+            picture = Image.open(io.BytesIO(content))
+            picture.load()
+            if upright:
+                picture = ImageOps.exif_transpose(picture)
     except UnidentifiedImageError:
         raise FileError(f'{path}: found no picture that is understood, expected png, jpg, tiff, '
                         'bmp, webp or another common picture file') from None
@@ -61,7 +66,7 @@ def read_image(path: str | Path) -> Sample:
     content = read_bytes(path)
     if is_npy(content):
         return Sample(0, _eight_bit_rgb(load_npy(path, content), path))
-    picture = ImageOps.exif_transpose(_open_picture(path, content))
+    picture = _open_picture(path, content, upright=True)
     if picture.mode.startswith(('I', 'F')):
         return Sample(0, _eight_bit_rgb(np.asarray(picture), path))
     if picture.mode in ('RGBA', 'LA', 'PA') or 'transparency' in picture.info:
