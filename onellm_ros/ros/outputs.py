@@ -1,0 +1,176 @@
+"""Messages that the perception node sends: descriptions, window reports, answers, diagnostics.
+
+This module owns how results become messages; it decides nothing and publishes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+import math
+from typing import Any
+
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from std_msgs.msg import Header
+
+from onellm_msgs.msg import Description, ModalityReport, WindowReport
+from onellm_msgs.srv import Ask
+from onellm_ros.choose import Report, Selection
+from onellm_ros.modality import Modality
+from onellm_ros.ros.inputs import Health
+from onellm_ros.ros.worker import Described, Reply, WorkerStats
+
+SECOND_NS = 1_000_000_000
+_SAME_CLOCK_S = 3600.0
+ERROR_CODES: Mapping[str, int] = {
+    name: getattr(Ask.Response, name) for name in (
+        'NONE', 'UNKNOWN', 'NOT_ACTIVE', 'INVALID_QUESTION', 'INVALID_CHOICES', 'INVALID_MODALITY',
+        'INVALID_OPTION', 'NO_WINDOW', 'MODALITY_MISSING', 'REJECTED', 'CANCELLED', 'TIMEOUT',
+        'MODEL_FAILED')}
+
+
+def time_message(stamp_ns: int) -> Time:
+    """Return integer nanoseconds as a Time (stamps before 1970 or after 2106 as their limit)."""
+    stamp_ns = min(max(stamp_ns, 0), (1 << 31) * SECOND_NS - 1)
+    return Time(sec=stamp_ns // SECOND_NS, nanosec=stamp_ns % SECOND_NS)
+
+
+def report_message(report: Report, end_ns: int, weights: Sequence[float] = ()) -> ModalityReport:
+    """Return the report of one modality.
+
+    :param weights: the router's mean weight of each expert; empty before encoding.
+    """
+    return ModalityReport(
+        modality=report.modality.value, topics=list(report.topics), count=report.count,
+        first_stamp=time_message(report.first_ns), last_stamp=time_message(report.last_ns),
+        age_s=(end_ns - report.last_ns) / SECOND_NS, max_skew_s=report.max_skew_ns / SECOND_NS,
+        late=report.late, dropped=report.dropped,
+        expert_weights=[float(w) for w in weights])
+
+
+def _reports(selection: Selection, weights: Mapping[Modality, Sequence[float]]
+             ) -> list[ModalityReport]:
+    """Return the reports of the modalities that the model saw."""
+    known = {r.modality: r for r in selection.reports}
+    derived = known.get(Modality.DEPTH)  # normals may be computed from depth
+    out = []
+    for modality, expert in weights.items():
+        report = known.get(modality, derived)
+        if report is not None:
+            message = report_message(report, selection.end_ns, expert)
+            message.modality = modality.value
+            out.append(message)
+    return out
+
+
+def description_message(result: Described, base_frame: str) -> Description:
+    """Return the description of a window."""
+    window = result.selection
+    return Description(
+        header=Header(stamp=time_message(window.end_ns), frame_id=base_frame),
+        window_start=time_message(window.start_ns), window_end=time_message(window.end_ns),
+        text=result.answer.text, prompt=result.prompt,
+        modalities=_reports(window, result.weights), model=result.model,
+        finish_reason=result.answer.finish_reason, tokens=result.answer.tokens,
+        skipped_windows=result.skipped, encode_s=result.encode_s,
+        first_token_s=result.first_token_s, total_s=result.total_s)
+
+
+def window_message(selection: Selection, base_frame: str, expected: Collection[Modality], *,
+                   skipped: int, late: int, dropped: int, jumps: int, now_ns: int) -> WindowReport:
+    """Return the report of a window that closed.
+
+    :param expected: modalities that get an entry even if the window has nothing of them.
+    :param now_ns: time on the node's clock.
+    """
+    reports = [report_message(r, selection.end_ns) for r in selection.reports]
+    present = {r.modality for r in selection.reports}
+    reports += [ModalityReport(modality=m.value, age_s=math.nan)
+                for m in expected if m not in present]
+    latency_s = (now_ns - selection.end_ns) / SECOND_NS
+    return WindowReport(
+        header=Header(stamp=time_message(selection.end_ns), frame_id=base_frame),
+        window_start=time_message(selection.start_ns), window_end=time_message(selection.end_ns),
+        modalities=reports, closed_by=selection.closed_by, silent=list(selection.silent),
+        skipped_windows=skipped, late=late, dropped=dropped, time_jumps=jumps,
+        latency_s=latency_s if abs(latency_s) < _SAME_CLOCK_S else math.nan)
+
+
+def fill_answer(response: Any, reply: Reply, base_frame: str) -> Any:
+    """Fill the response of the service (or the result of the action) and return it."""
+    response.success = reply.error == 'NONE'
+    response.error_code = ERROR_CODES[reply.error]
+    response.error_msg = reply.error_msg
+    response.choice_index = -1
+    response.confidence = math.nan
+    response.model = reply.model
+    response.queue_s, response.encode_s = reply.queue_s, reply.encode_s
+    response.first_token_s, response.total_s = reply.first_token_s, reply.total_s
+    if reply.selection is not None:
+        window = reply.selection
+        response.header = Header(stamp=time_message(window.end_ns), frame_id=base_frame)
+        response.window_start = time_message(window.start_ns)
+        response.window_end = time_message(window.end_ns)
+        response.modalities = _reports(window, reply.weights)
+    answer = reply.answer
+    if answer is not None:
+        response.answer = answer.text
+        response.finish_reason = reply.finish_reason
+        response.tokens = answer.tokens
+        if response.success:
+            response.choice_index = -1 if answer.choice_index is None else answer.choice_index
+            response.choice_probabilities = [float(p) for p in answer.choice_probabilities]
+            if answer.confidence is not None:
+                response.confidence = float(answer.confidence)
+    return response
+
+
+def status_message(name: str, level: bytes, text: str, hardware: str,
+                   values: Mapping[str, object]) -> DiagnosticStatus:
+    """Return one diagnostic status; numbers with at most six digits."""
+    return DiagnosticStatus(
+        level=level, name=name, message=text, hardware_id=hardware,
+        values=[KeyValue(key=k, value=f'{v:.6g}' if isinstance(v, float) else str(v))
+                for k, v in values.items()])
+
+
+def input_status(node: str, health: Health, required: bool, silence_s: float) -> DiagnosticStatus:
+    """Return how one input does.
+
+    :param required: windows wait for it: its silence is a warning even before it ever spoke.
+    :param silence_s: silent for longer than this is a warning.
+    """
+    level, text = DiagnosticStatus.OK, f'{health.rate_hz:.1f} Hz'
+    if health.received and health.errors >= health.received:
+        level, text = DiagnosticStatus.ERROR, f'no usable message: {health.last_error}'
+    elif health.foreign:
+        level, text = DiagnosticStatus.ERROR, f'another clock: {health.offset_s:+.3f} s'
+    elif health.age_s is None:
+        level = DiagnosticStatus.WARN if required or health.publishers else DiagnosticStatus.OK
+        text = 'no message yet' if health.publishers else 'no publisher'
+    elif health.age_s > silence_s:
+        level, text = DiagnosticStatus.WARN, f'silent for {health.age_s:.1f} s'
+    elif health.errors:
+        level, text = DiagnosticStatus.WARN, f'{text}, some unusable: {health.last_error}'
+    return status_message(f'{node}: {health.stream}', level, text, '', {
+        'topics': ', '.join(health.topics), 'publishers': health.publishers,
+        'received': health.received, 'rate_hz': health.rate_hz,
+        'age_s': 'never' if health.age_s is None else health.age_s, 'late': health.late,
+        'dropped': health.lost, 'conversion_errors': health.errors,
+        'last_error': health.last_error, 'clock_offset_s': health.offset_s})
+
+
+def engine_status(node: str, model: str, device: str, stats: WorkerStats, jumps: int,
+                  enabled: bool) -> DiagnosticStatus:
+    """Return how the model does."""
+    level, text = DiagnosticStatus.OK, 'describing' if stats.described else 'waiting for windows'
+    if not enabled:
+        text = 'disabled'
+    elif stats.failed:
+        level, text = DiagnosticStatus.WARN, f'{stats.failed} failures of the model'
+    return status_message(f'{node}: model', level, text, device, {
+        'model': model, 'device': device, 'described': stats.described, 'skipped': stats.skipped,
+        'empty': stats.empty, 'failed': stats.failed, 'answered': stats.answered,
+        'refused': stats.refused, 'questions_waiting': stats.waiting, 'time_jumps': jumps,
+        'encode_s': stats.encode_s, 'decode_s': stats.decode_s,
+        'tokens_per_s': stats.tokens_per_s})

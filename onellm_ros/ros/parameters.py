@@ -1,0 +1,194 @@
+"""ROS parameters of the perception node: declared from ``config.NodeConfig``, read and checked.
+
+This module also writes ``config/onellm.yaml`` (``python -m onellm_ros.ros.parameters``), so that a
+default is written once, in the dataclass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+import json
+from typing import Any, get_type_hints
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from onellm_ros.config import ConfigError, NodeConfig, from_mapping
+from onellm_ros.modality import parse_modality
+
+_MODALITY_LISTS = ('modalities', 'window.required')
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One parameter: dotted name, default and what its field says about it."""
+
+    name: str
+    kind: Any
+    default: Any
+    text: str
+    low: float | None
+    high: float | None
+    one_of: tuple[str, ...]
+    live: bool
+
+    @property
+    def is_list(self) -> bool:
+        """Tell whether it is a list of words."""
+        return isinstance(self.default, tuple)
+
+    @property
+    def ros_default(self) -> Any:
+        """Return the default as a ROS value: an empty list of strings has no type, [''] has."""
+        return (list(self.default) or ['']) if self.is_list else self.default
+
+    def value(self, found: Any) -> Any:
+        """Return a ROS value as the field's, checked.
+
+        :raises ConfigError: saying what was found and expected.
+        """
+        if self.is_list:
+            if not isinstance(found, (list, tuple)) or not all(isinstance(v, str) for v in found):
+                raise ConfigError(f'{self.name}: found {found!r}, expected a list of words')
+            words = tuple(v.strip() for v in found if v.strip())
+            if self.name in _MODALITY_LISTS:
+                try:
+                    return tuple(parse_modality(word).value for word in words)
+                except ValueError as error:
+                    raise ConfigError(f'{self.name}: {error}') from error
+            return words
+        if self.kind is float and isinstance(found, int) and not isinstance(found, bool):
+            found = float(found)
+        if not isinstance(found, self.kind) or (
+                isinstance(found, bool) and self.kind is not bool):
+            raise ConfigError(f'{self.name}: found {found!r}, expected a {self.kind.__name__}')
+        if self.low is not None and self.high is not None and not self.low <= found <= self.high:
+            raise ConfigError(f'{self.name}: found {found}, expected {self.low} to {self.high}')
+        if self.one_of and found not in self.one_of:
+            raise ConfigError(
+                f'{self.name}: found {found!r}, expected one of {", ".join(self.one_of)}')
+        return found
+
+
+def settings(cls: type = NodeConfig, prefix: str = '') -> Iterator[Setting]:
+    """Yield every parameter of a settings dataclass, in its order."""
+    hints = get_type_hints(cls)
+    for item in fields(cls):
+        kind = hints[item.name]
+        if is_dataclass(kind):
+            yield from settings(kind, f'{prefix}{item.name}.')  # type: ignore[arg-type]
+        else:
+            meta = item.metadata
+            yield Setting(prefix + item.name, kind, item.default, meta['text'], meta['low'],
+                          meta['high'], meta['one_of'], meta['live'])
+
+
+SETTINGS: Mapping[str, Setting] = {s.name: s for s in settings()}
+
+
+def _descriptor(setting: Setting) -> ParameterDescriptor:
+    text = setting.text
+    if setting.one_of:
+        text += f' One of {", ".join(setting.one_of)}.'
+    if not setting.live:
+        text += ' Takes effect when the node is configured.'
+    out = ParameterDescriptor(description=text, dynamic_typing=setting.kind is float)
+    if setting.low is not None and setting.high is not None:
+        if setting.kind is int:
+            out.integer_range = [IntegerRange(
+                from_value=int(setting.low), to_value=int(setting.high), step=1)]
+        else:
+            out.floating_point_range = [FloatingPointRange(
+                from_value=setting.low, to_value=setting.high, step=0.0)]
+    return out
+
+
+def declare(node: Node) -> None:
+    """Declare every parameter with its default, text and limits.
+
+    :raises rclpy.exceptions.InvalidParameterValueException: for an override out of its limits.
+    """
+    for setting in SETTINGS.values():
+        node.declare_parameter(setting.name, setting.ros_default, _descriptor(setting))
+
+
+def config_of(values: Mapping[str, Any]) -> NodeConfig:
+    """Return the settings that dotted names and ROS values give; the others keep their defaults.
+
+    :raises ConfigError: for a value that cannot be.
+    """
+    tree: dict[str, Any] = {}
+    for name, found in values.items():
+        *path, last = name.split('.')
+        branch = tree
+        for part in path:
+            branch = branch.setdefault(part, {})
+        branch[last] = SETTINGS[name].value(found)
+    return from_mapping(NodeConfig, tree)
+
+
+def read(node: Node) -> NodeConfig:
+    """Return the node's settings as they are now.
+
+    :raises ConfigError: for a value that cannot be.
+    """
+    return config_of({name: node.get_parameter(name).value for name in SETTINGS})
+
+
+def check(node: Node, changes: Iterable[Parameter], configured: bool) -> SetParametersResult:
+    """Judge a change of parameters before it is made.
+
+    :param configured: the model is loaded: only live parameters can change.
+    """
+    ours = {p.name: p.value for p in changes if p.name in SETTINGS}
+    fixed = [n for n, v in ours.items() if configured and not SETTINGS[n].live
+             and node.has_parameter(n) and v != node.get_parameter(n).value]
+    if fixed:
+        return SetParametersResult(successful=False, reason=(
+            f'{fixed[0]} is fixed while the node is configured: deactivate and clean it up, set '
+            'the parameter, then configure and activate'))
+    try:
+        known = {n: node.get_parameter(n).value for n in SETTINGS if node.has_parameter(n)}
+        config_of({**known, **ours} if len(known) == len(SETTINGS) else ours)
+    except ConfigError as error:
+        return SetParametersResult(successful=False, reason=str(error))
+    return SetParametersResult(successful=True)
+
+
+def _yaml(value: Any) -> str:
+    """Return a value as YAML; JSON is YAML, quotes as the project has them."""
+    return json.dumps(value).replace('"', "'")
+
+
+def yaml_text() -> str:
+    """Return the commented parameter file with every default."""
+    lines = ['# Parameters of the perception node with their defaults.',
+             '# Written by `python -m onellm_ros.ros.parameters`; a copy of it is a good start.',
+             '/**:', '  ros__parameters:']
+    group = ''
+    for setting in SETTINGS.values():
+        *path, last = setting.name.split('.')
+        if path and path[0] != group:
+            group = path[0]
+            lines.append(f'    {group}:')
+        indent = '      ' if path else '    '
+        limits = ''
+        if setting.one_of:
+            limits = f' One of: {", ".join(setting.one_of)}.'
+        elif setting.low is not None:
+            limits = f' {setting.low:g} to {setting.high:g}.'
+        live = ' Can change while running.' if setting.live else ''
+        lines.append(f'{indent}# {setting.text}{limits}{live}')
+        lines.append(f'{indent}{last}: {_yaml(setting.ros_default)}')
+    return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+    print(yaml_text(), end='')

@@ -1,0 +1,355 @@
+"""The lifecycle node ``perception``: sensor topics in, descriptions and answers out.
+
+This module owns the node's states and interfaces. Converting and collecting messages is done by
+``inputs.py``, computing by the thread of ``worker.py``, making messages by ``outputs.py``;
+callbacks here convert, delegate and publish, so that parameters and services answer at once.
+
+configure loads the model, activate subscribes and starts the thread, deactivate ends both, cleanup
+frees the model. ``main`` brings the node to the state active by itself (parameter ``autostart``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+import gc
+import sys
+import time
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+import rclpy
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.task import Future as RosFuture
+from std_srvs.srv import SetBool
+
+from onellm_msgs.msg import Description, WindowReport
+from onellm_msgs.srv import Ask
+from onellm_ros.choose import ChoiceSpec, Selection, choose
+from onellm_ros.config import ConfigError, NodeConfig
+from onellm_ros.modality import Modality, parse_modality
+from onellm_ros.ros import outputs, parameters
+from onellm_ros.ros.inputs import STREAMS, Inputs, Once, window_spec
+from onellm_ros.ros.message_fields import stamp_ns
+from onellm_ros.ros.questions import AskError, question_of
+from onellm_ros.ros.worker import Described, EngineLike, Reply, Worker, model_text
+from onellm_ros.windows import Window
+
+POLL_S = 0.05
+Loader = Callable[[str, str], EngineLike]
+
+
+def load_engine(model: str, device: str) -> EngineLike:
+    """Load a model by name or folder.
+
+    :raises EngineError: a RuntimeError that says what to do.
+    """
+    from onellm_ros.inference.engine import Engine  # torch takes seconds: only when needed
+    return Engine.load(model, device)
+
+
+class PerceptionNode(LifecycleNode):
+    """Describes what the robot senses and answers questions about it.
+
+    :param loader: (model, device) -> engine; tests pass one of their own.
+    """
+
+    def __init__(self, name: str = 'perception', *, loader: Loader = load_engine,
+                 **kwargs: Any) -> None:
+        super().__init__(name, **kwargs)
+        self._loader = loader
+        parameters.declare(self)
+        self.declare_parameter('autostart', True)
+        self._config = NodeConfig()
+        self._engine: EngineLike | None = None
+        self._choice = ChoiceSpec({})
+        self._inputs: Inputs | None = None
+        self._worker: Worker | None = None
+        self._timers_active: list[Any] = []
+        self._enabled = True
+        self._jumps = 0
+        self._warn = Once(self.get_logger().warning)
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._descriptions = self.create_lifecycle_publisher(Description, '~/description', 10)
+        self._windows = self.create_lifecycle_publisher(WindowReport, '~/window', 10)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        # answers wait for the model: questions must not exclude each other or anything else
+        self._ask_service = self.create_service(
+            Ask, '~/ask', self._on_ask, callback_group=ReentrantCallbackGroup())
+        self._enable_service = self.create_service(SetBool, '~/enable', self._on_enable)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        self.add_post_set_parameters_callback(self._on_parameters_set)
+
+    # -- states -------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Read the parameters and load the model."""
+        try:
+            self._config = parameters.read(self)
+            self._engine = self._loader(self._config.model, self._config.device)
+            modalities = self._allowed(self._engine)
+            shown = [n for n, m in STREAMS.items() if m in modalities or
+                     (m is Modality.IMAGE and Modality.VIDEO in modalities)]
+            self._choice = ChoiceSpec.for_model(
+                self._engine.config.tokenizer, {n: STREAMS[n] for n in shown}, modalities,
+                video_ns=round(self._config.window.video_s * 1e9),
+                merge_points=self._config.window.merge_points)
+            self._spec = window_spec(self._config, shown, self._choice.lookback_ns)
+        except (ConfigError, RuntimeError, OSError, ValueError, ImportError) as error:
+            self.get_logger().error(f'cannot be configured: {error}')
+            self._free()
+            return TransitionCallbackReturn.FAILURE
+        self.get_logger().info(
+            f'model {model_text(self._engine)} sees '
+            f'{", ".join(m.value for m in Modality if m in modalities)}')
+        return super().on_configure(state)
+
+    def _allowed(self, engine: EngineLike) -> frozenset[Modality]:
+        """Return what the model is shown: what it knows, less what the user left out.
+
+        :raises ConfigError: if nothing remains.
+        """
+        knows = frozenset(getattr(engine, 'modalities', ()) or Modality)
+        wanted = frozenset(parse_modality(m) for m in self._config.modalities) or knows
+        if not wanted & knows:
+            raise ConfigError(
+                f'modalities: found {sorted(m.value for m in wanted)}, expected some of what the '
+                f'model knows: {sorted(m.value for m in knows)}')
+        return wanted & knows
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start the thread that computes and subscribe to the inputs."""
+        assert self._engine is not None
+        self._warn = Once(self.get_logger().warning)
+        self._jumps = 0
+        worker = Worker(self._engine, self._choice.modalities, kept=self._config.window.kept,
+                        on_description=self._publish_description, on_trouble=self._on_trouble,
+                        why_silent=self._why_silent)
+        worker.describe, worker.asking = self._config.describe, self._config.ask
+        try:
+            self._inputs = Inputs(self, self._config, self._spec, self._on_window, self._on_jump)
+        except ConfigError as error:
+            self.get_logger().error(f'cannot be activated: {error}')
+            return TransitionCallbackReturn.FAILURE
+        self._inputs.enabled = self._enabled
+        worker.start()
+        self._worker = worker
+        self._timers_active = [
+            self.create_timer(POLL_S, self._inputs.poll, clock=self._steady),
+            self.create_timer(self._config.diagnostics_period_s, self._publish_diagnostics,
+                              clock=self._steady)]
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End the subscriptions and the thread; questions that wait are cancelled."""
+        self._stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the model."""
+        self._stop()
+        self._free()
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End everything."""
+        self._stop()
+        self._free()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything, so that the node can be configured again."""
+        self._stop()
+        self._free()
+        return super().on_error(state)
+
+    def _stop(self) -> None:
+        for timer in self._timers_active:
+            self.destroy_timer(timer)
+        self._timers_active = []
+        if self._inputs is not None:
+            self._inputs.close()
+            self._inputs = None
+        if self._worker is not None:
+            if not self._worker.stop():
+                self.get_logger().warning('the model is still busy; its thread ends after that')
+            self._worker = None
+
+    def _free(self) -> None:
+        self._engine = None
+        gc.collect()
+
+    def close(self) -> None:
+        """End threads and free the model, whatever the state."""
+        self._stop()
+        self._free()
+
+    # -- windows and descriptions -------------------------------------------------------------
+
+    def _on_window(self, window: Window) -> None:
+        """Report a window and hand it to the worker."""
+        selection = choose(window, self._choice)
+        worker, inputs = self._worker, self._inputs
+        if worker is None or inputs is None:
+            return
+        stats = inputs.synchronizer.stats().values()
+        self._windows.publish(outputs.window_message(
+            selection, self._config.base_frame, self._expected(selection),
+            skipped=worker.stats.skipped, late=sum(s.late for s in stats),
+            dropped=sum(s.dropped + s.duplicates for s in stats)
+            + sum(s.errors for s in inputs.sources),
+            jumps=self._jumps, now_ns=self.get_clock().now().nanoseconds))
+        if selection.samples:
+            worker.submit(selection)
+
+    def _expected(self, selection: Selection) -> list[Modality]:
+        """Return the modalities of the inputs that have spoken, and those that must."""
+        assert self._inputs is not None
+        spoken = {STREAMS[n] for n, s in self._inputs.synchronizer.stats().items() if s.received}
+        required = {parse_modality(m) for m in self._config.window.required}
+        return [m for m in Modality if m in spoken | required]
+
+    def _on_jump(self) -> None:
+        self._jumps += 1
+        if self._worker is not None:
+            self._worker.forget()
+
+    def _publish_description(self, result: Described) -> None:
+        """Publish a description; called by the worker's thread."""
+        if not self.context.ok():
+            return
+        try:
+            self._descriptions.publish(
+                outputs.description_message(result, self._config.base_frame))
+        except rclpy_implementation.RCLError:
+            if self.context.ok():
+                raise
+
+    def _on_trouble(self, kind: str, text: str) -> None:
+        """Say what went wrong while computing, once a kind; called by the worker's thread."""
+        self._warn(kind, text)
+
+    def _why_silent(self) -> str:
+        inputs = self._inputs
+        return '' if inputs is None else inputs.silence()
+
+    # -- services -----------------------------------------------------------------------------
+
+    async def _on_ask(self, request: Ask.Request, response: Ask.Response) -> Ask.Response:
+        """Answer a question; others and everything else go on meanwhile."""
+        begin_s = time.monotonic()
+        worker = self._worker
+        try:
+            if worker is None or not self._enabled:
+                state = self._state_machine.current_state[1]
+                raise AskError('NOT_ACTIVE', 'the node is disabled; call ~/enable' if worker else
+                               f'the node is {state}; configure and activate it')
+            question = question_of(request, stamp_ns(request.at), self._config.ask)
+        except AskError as error:
+            return outputs.fill_answer(response, Reply(
+                error.code, str(error), model=worker.model if worker else '',
+                total_s=time.monotonic() - begin_s), self._config.base_frame)
+        waiting = RosFuture(executor=self.executor)
+        # a task of the executor when done: wakes it, so that this coroutine goes on at once
+        waiting.add_done_callback(lambda _: None)
+
+        def hand_over(done: Future[Reply]) -> None:
+            waiting.set_result(done.result())
+        worker.ask(question).add_done_callback(hand_over)
+        reply = await waiting
+        return outputs.fill_answer(response, reply, self._config.base_frame)
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response
+                   ) -> SetBool.Response:
+        """Switch describing and answering on or off; while off, messages are ignored."""
+        if request.data and not self._enabled and self._inputs is not None:
+            self._inputs.restart()
+        self._enabled = request.data
+        if self._inputs is not None:
+            self._inputs.enabled = request.data
+        if not request.data and self._worker is not None:
+            self._worker.forget()
+        response.success = True
+        response.message = 'enabled' if request.data else 'disabled'
+        return response
+
+    # -- parameters ---------------------------------------------------------------------------
+
+    def _on_set_parameters(self, changes: Sequence[Parameter]) -> Any:
+        return parameters.check(self, changes, self._engine is not None)
+
+    def _on_parameters_set(self, changes: Sequence[Parameter]) -> None:
+        """Take over what can change while running."""
+        if self._engine is None or not any(p.name in parameters.SETTINGS for p in changes):
+            return
+        self._config = parameters.read(self)
+        if self._worker is not None:
+            self._worker.describe = self._config.describe
+            self._worker.asking = self._config.ask
+
+    # -- diagnostics --------------------------------------------------------------------------
+
+    def _publish_diagnostics(self) -> None:
+        inputs, worker = self._inputs, self._worker
+        if inputs is None or worker is None:
+            return
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        name = self.get_fully_qualified_name().strip('/')
+        required = set(self._config.window.required)
+        message.status = [
+            outputs.input_status(name, health, STREAMS[health.stream].value in required,
+                                 self._config.window.silence_s) for health in inputs.health()]
+        device = str(getattr(worker.engine, 'device', self._config.device))
+        message.status.append(outputs.engine_status(
+            name, worker.model, device, worker.stats, self._jumps, self._enabled))
+        self._diagnostics.publish(message)
+
+
+def run(node: PerceptionNode, executor: SingleThreadedExecutor) -> int:
+    """Activate the node if it starts by itself, and spin until it is interrupted.
+
+    :returns: exit code: 0, or 1 if the node could not be activated.
+    """
+    if node.get_parameter('autostart').value:
+        for trigger in (node.trigger_configure, node.trigger_activate):
+            if trigger() != TransitionCallbackReturn.SUCCESS:
+                return 1
+    executor.spin()
+    return 0
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node ``perception`` until SIGINT or SIGTERM.
+
+    :returns: exit code.
+    """
+    rclpy.init(args=list(args) if args is not None else None)
+    node, executor, code = None, SingleThreadedExecutor(), 0
+    try:
+        node = PerceptionNode()
+        executor.add_node(node)
+        code = run(node, executor)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except ParameterException as error:
+        print(f'perception: {error}', file=sys.stderr)
+        code = 2
+    finally:
+        if node is not None:
+            node.close()
+        executor.shutdown(timeout_sec=0.2)
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return code
+
+
+if __name__ == '__main__':
+    sys.exit(main())

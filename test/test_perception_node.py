@@ -1,0 +1,459 @@
+"""The perception node in one process: messages in, descriptions and answers out, trouble between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from pathlib import Path
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from onellm_ros.config import NANO, NodeConfig
+from onellm_ros.modality import Modality
+import pytest
+
+rclpy = pytest.importorskip('rclpy')
+pytest.importorskip('onellm_msgs.msg')
+
+from builtin_interfaces.msg import Time  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState  # noqa: E402
+from onellm_msgs.msg import AudioChunk, Description, WindowReport  # noqa: E402
+from onellm_msgs.srv import Ask  # noqa: E402
+from onellm_ros.ros import parameters  # noqa: E402
+from onellm_ros.ros.perception_node import PerceptionNode  # noqa: E402
+from rcl_interfaces.srv import GetParameters  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from sensor_msgs.msg import CameraInfo, Image, Imu  # noqa: E402
+from std_msgs.msg import Header  # noqa: E402
+from std_srvs.srv import SetBool  # noqa: E402
+
+S = 1_000_000_000
+BASE_S = 1_700_000_000.0
+DEADLINE_S = 20.0
+FAST = {'window.length_s': 0.2, 'window.period_s': 0.2, 'window.lateness_s': 0.02,
+        'window.deadline_s': 0.1, 'window.silence_s': 0.3, 'diagnostics_period_s': 0.2,
+        'ask.wait_s': 0.3}
+
+
+class FakeTensors(dict):
+    left_out: Mapping[Modality, str] = {}
+
+
+class FakePreprocessor:
+    """Passes the samples on, except pictures of NaN alone."""
+
+    def tensors(self, chosen: Mapping[Modality, Sequence[Any]], end_ns: int, strict: bool = True
+                ) -> FakeTensors:
+        assert not strict
+        return FakeTensors({m: list(s) for m, s in chosen.items()})
+
+
+class FakeEngine:
+    """Says what it was shown; ``delay_s`` makes it slow, ``hold`` makes it wait."""
+
+    name = 'fake'
+    weights_hash = '0123456789abcdef'
+    config = NANO
+    preprocessor = FakePreprocessor()
+    modalities = (Modality.IMAGE, Modality.DEPTH, Modality.IMU, Modality.AUDIO)
+
+    def __init__(self) -> None:
+        self.delay_s = 0.0
+        self.broken = ''
+        self.encoded: list[dict[Modality, Any]] = []
+        self.threads: set[str] = set()
+
+    def encode(self, tensors: Mapping[Modality, Any]) -> Any:
+        self.encoded.append(dict(tensors))
+        return SimpleNamespace(modalities=tuple(tensors), encode_s=0.0,
+                               expert_weights={m: (0.25, 0.75) for m in tensors})
+
+    def ask(self, prefix: Any, question: str, *, choices: Sequence[str] = (), max_tokens: int = 48,
+            temperature: float = 0.0, cancel: threading.Event | None = None) -> Any:
+        self.threads.add(threading.current_thread().name)
+        if self.broken:
+            raise RuntimeError(self.broken)
+        reason, end_s = 'stop', time.monotonic() + self.delay_s
+        while time.monotonic() < end_s:
+            if cancel is not None and cancel.is_set():
+                reason = 'cancelled'
+                break
+            time.sleep(0.002)
+        seen = ' '.join(m.value for m in prefix.modalities)
+        if choices:
+            share = 1 / len(choices)
+            return SimpleNamespace(text=choices[1], tokens=3, finish_reason=reason,
+                                   first_token_s=0.01, total_s=0.02, choice_index=1,
+                                   choice_probabilities=(share,) * len(choices), confidence=share)
+        return SimpleNamespace(text=f'{question} {seen}', tokens=5, finish_reason=reason,
+                               first_token_s=0.01, total_s=0.02, choice_index=-1,
+                               choice_probabilities=(), confidence=0.5)
+
+
+class Bench:
+    """A perception node and a second node that plays the robot, spun by one executor each."""
+
+    def __init__(self, engine: Any, **overrides: Any) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.engine = engine
+        values = {**FAST, **overrides}
+        self.node = PerceptionNode(
+            loader=lambda model, device: engine, context=self.context,
+            parameter_overrides=[Parameter(n, value=v) for n, v in values.items()])
+        self.robot = rclpy.create_node('robot', context=self.context)
+        self.warnings: list[str] = []
+        self.node._warn.say = self.warnings.append
+        self.descriptions: list[Description] = []
+        self.windows: list[WindowReport] = []
+        self.diagnostics: list[DiagnosticArray] = []
+        self.robot.create_subscription(Description, '/perception/description',
+                                       self.descriptions.append, 100)
+        self.robot.create_subscription(WindowReport, '/perception/window', self.windows.append,
+                                       100)
+        self.robot.create_subscription(DiagnosticArray, '/diagnostics', self.diagnostics.append,
+                                       100)
+        self.publishers: dict[str, Any] = {}
+        self.executors = [SingleThreadedExecutor(context=self.context) for _ in range(2)]
+        self.executors[0].add_node(self.node)
+        self.executors[1].add_node(self.robot)
+        self.failures: list[BaseException] = []
+        self.threads = [threading.Thread(target=self._spin, args=(e,), daemon=True)
+                        for e in self.executors]
+        for thread in self.threads:
+            thread.start()
+
+    def _spin(self, executor: SingleThreadedExecutor) -> None:
+        try:
+            executor.spin()
+        except rclpy.executors.ExternalShutdownException:
+            pass
+        except BaseException as error:  # noqa: BLE001 (shown to the test)
+            self.failures.append(error)
+
+    def activate(self) -> None:
+        assert self.change(Transition.TRANSITION_CONFIGURE)
+        assert self.change(Transition.TRANSITION_ACTIVATE)
+        self.node._inputs.warn.say = self.warnings.append
+        self.node._warn.say = self.warnings.append
+
+    def change(self, transition: int) -> bool:
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return self.call(ChangeState, '/perception/change_state', request).success
+
+    def start(self, kind: Any, name: str, request: Any) -> Any:
+        client = self.robot.create_client(kind, name)
+        assert client.wait_for_service(DEADLINE_S), name
+        return client.call_async(request)
+
+    def call(self, kind: Any, name: str, request: Any) -> Any:
+        future = self.start(kind, name, request)
+        self.until(future.done)
+        return future.result()
+
+    def ask(self, question: str, **fields: Any) -> Ask.Response:
+        return self.call(Ask, '/perception/ask', Ask.Request(question=question, **fields))
+
+    def until(self, condition: Callable[[], Any], seconds: float = DEADLINE_S) -> None:
+        end_s = time.monotonic() + seconds
+        while not condition():
+            assert not self.failures, self.failures
+            assert time.monotonic() < end_s, 'waited in vain'
+            time.sleep(0.005)
+
+    def publish(self, topic: str, message: Any) -> None:
+        if topic not in self.publishers:
+            self.publishers[topic] = self.robot.create_publisher(type(message), topic, 50)
+            self.until(lambda: self.publishers[topic].get_subscription_count() > 0)
+            time.sleep(0.2)  # the subscription must have found the publisher, too
+        self.publishers[topic].publish(message)
+
+    def drive(self, seconds: float, begin_s: float = BASE_S, imu: bool = True, paced: float = 0.1
+              ) -> None:
+        """Publish pictures at 20 Hz and IMU at 50 Hz, ``paced`` wall seconds for one."""
+        for i in range(round(seconds * 100)):
+            if i % 5 == 0:
+                self.publish('image', picture(begin_s + i / 100))
+                time.sleep(0.05 * paced)
+            if imu and i % 2 == 0:
+                self.publish('imu', imu_message(begin_s + i / 100))
+
+    def close(self) -> None:
+        self.node.close()
+        for executor in self.executors:
+            executor.shutdown(timeout_sec=1.0)
+        rclpy.shutdown(context=self.context)
+        for thread in self.threads:
+            thread.join(2.0)
+        self.node.destroy_node()
+        self.robot.destroy_node()
+        assert not self.failures, self.failures
+
+
+def stamp(seconds: float) -> Time:
+    nanoseconds = round(seconds * 1000) * 1_000_000
+    return Time(sec=nanoseconds // S, nanosec=nanoseconds % S)
+
+
+def seconds_of(time_message: Time) -> float:
+    return time_message.sec + time_message.nanosec / 1e9
+
+
+def picture(seconds: float, **fields: Any) -> Image:
+    values = {'height': 4, 'width': 6, 'encoding': 'rgb8', 'step': 18, 'data': bytes(range(72)),
+              **fields}
+    return Image(header=Header(stamp=stamp(seconds), frame_id='camera'), **values)
+
+
+def imu_message(seconds: float) -> Imu:
+    message = Imu(header=Header(stamp=stamp(seconds), frame_id='imu'))
+    message.linear_acceleration.z = 9.81
+    message.angular_velocity.z = 0.1
+    return message
+
+
+@pytest.fixture
+def benches() -> Iterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def make(engine: Any = None, **overrides: Any) -> Bench:
+        made.append(Bench(engine or FakeEngine(), **overrides))
+        return made[-1]
+    yield make
+    for bench in made:
+        bench.close()
+    assert not [t for t in threading.enumerate() if t.name == 'onellm-worker']
+
+
+def test_messages_become_descriptions_with_their_sources(benches: Callable[..., Bench]) -> None:
+    bench = benches()
+    bench.activate()
+    bench.publish('camera_info', CameraInfo(height=8, width=12, k=[
+        10.0, 0.0, 5.5, 0.0, 10.0, 3.5, 0.0, 0.0, 1.0]))
+    bench.publish('audio', AudioChunk(header=Header(stamp=stamp(BASE_S)), sample_rate_hz=16000,
+                                      channels=1, samples=[0] * 320))
+    bench.publish('depth', picture(BASE_S + 0.04, encoding='32FC1', step=24,
+                                   data=np.ones(24, np.float32).tobytes()))
+    bench.drive(1.05)
+    bench.until(lambda: len(bench.windows) >= 4 and len(bench.descriptions) >= 1)
+    first = bench.windows[0]
+    assert (seconds_of(first.window_start), seconds_of(first.window_end)) == (BASE_S, BASE_S + 0.2)
+    assert first.header.stamp == first.window_end and first.header.frame_id == 'base_link'
+    found = {r.modality: r for r in first.modalities}
+    assert set(found) == {'image', 'depth', 'imu', 'audio'}
+    assert found['image'].topics == ['/image'] and found['image'].count == 1
+    assert seconds_of(found['image'].last_stamp) == pytest.approx(BASE_S + 0.15)
+    assert found['image'].age_s == pytest.approx(0.05)
+    assert found['imu'].count == 10
+    assert found['depth'].max_skew_s == pytest.approx(0.11)
+    assert math.isnan(first.latency_s) and first.time_jumps == 0
+    text = bench.descriptions[0]
+    assert text.text.startswith('Describe what you sense. image') and text.model == 'fake@01234567'
+    assert text.prompt == 'Describe what you sense.' and text.finish_reason == 'stop'
+    assert list(text.modalities[0].expert_weights) == [0.25, 0.75]
+    assert text.tokens == 5 and 0 < text.first_token_s
+    assert bench.engine.threads == {'onellm-worker'}
+    depth = next(e for e in bench.engine.encoded if Modality.DEPTH in e)[Modality.DEPTH][0]
+    assert depth.intrinsics == pytest.approx((5.0, 5.0, 2.5, 1.5))
+    assert bench.warnings == []
+
+
+def test_questions(benches: Callable[..., Bench]) -> None:
+    bench = benches()
+    assert bench.ask('What?').error_code == Ask.Response.NOT_ACTIVE
+    bench.activate()
+    nothing = bench.ask('What?')
+    assert nothing.error_code == Ask.Response.NO_WINDOW and not nothing.success
+    assert 'image: no publisher on /image' in nothing.error_msg
+    bench.drive(1.0)
+    bench.until(lambda: len(bench.windows) >= 4)
+    answer = bench.ask('What is there?')
+    assert answer.success and answer.answer == 'What is there? image imu', answer
+    assert [r.modality for r in answer.modalities] == ['image', 'imu']
+    assert answer.header.stamp == bench.windows[-1].window_end and answer.choice_index == -1
+    assert answer.total_s > 0 and answer.confidence == 0.5 and answer.model == 'fake@01234567'
+    chosen = bench.ask('Is it?', choices=['no', 'yes'], modalities=['IMU'])
+    assert (chosen.choice_index, chosen.answer, chosen.finish_reason) == (1, 'yes', 'choice')
+    assert list(chosen.choice_probabilities) == [0.5, 0.5]
+    assert [r.modality for r in chosen.modalities] == ['imu']
+    past = bench.ask('And then?', at=stamp(BASE_S + 0.5))
+    assert seconds_of(past.window_end) == pytest.approx(BASE_S + 0.4)
+    wrong = {
+        'NO_WINDOW': {'at': stamp(BASE_S - 5)}, 'INVALID_QUESTION': {'question': '  '},
+        'INVALID_MODALITY': {'modalities': ['smell']}, 'MODALITY_MISSING': {'modalities': ['depth']},
+        'INVALID_CHOICES': {'choices': ['yes']}, 'INVALID_OPTION': {'temperature': -1.0}}
+    for code, fields in wrong.items():
+        found = bench.ask(**{'question': 'What?', **fields})
+        assert found.error_code == getattr(Ask.Response, code) and found.error_msg, code
+        assert not found.success and math.isnan(found.confidence)
+    bench.engine.broken = 'out of memory'
+    failed = bench.ask('What?')
+    assert failed.error_code == Ask.Response.MODEL_FAILED and failed.error_msg == 'out of memory'
+
+
+def test_newest_first_and_prompt_services_while_the_model_is_slow(
+        benches: Callable[..., Bench]) -> None:
+    engine = FakeEngine()
+    engine.delay_s = 0.4
+    bench = benches(engine)
+    bench.activate()
+    bench.drive(2.3, imu=False, paced=0.7)
+    begin_s = time.monotonic()
+    values = bench.call(GetParameters, '/perception/get_parameters',
+                        GetParameters.Request(names=['describe.max_tokens']))
+    assert values.values[0].integer_value == 64
+    assert time.monotonic() - begin_s < 0.3
+    bench.until(lambda: len(bench.windows) >= 11)
+    bench.until(lambda: bench.descriptions
+                and bench.descriptions[-1].window_end == bench.windows[-1].window_end)
+    skipped = sum(d.skipped_windows for d in bench.descriptions)
+    assert len(bench.descriptions) + skipped == len(bench.windows)
+    assert skipped >= 4
+    ends = [seconds_of(d.window_end) for d in bench.descriptions]
+    assert ends == sorted(set(ends))
+    # a question goes ahead of the window that waits, and has its time limit
+    bench.node.set_parameters([Parameter('ask.timeout_s', value=0.15)])
+    late = bench.ask('What?')
+    assert late.error_code == Ask.Response.TIMEOUT and 'ask.timeout_s' in late.error_msg
+
+
+def test_awkward_messages_are_named_once_and_the_node_goes_on(
+        benches: Callable[..., Bench]) -> None:
+    bench = benches()
+    bench.activate()
+    nan = np.full(24, np.nan, np.float32).tobytes()
+    for i in range(10):
+        at = BASE_S + i / 50
+        bench.publish('image', picture(at, step=3))
+        bench.publish('image', picture(at, encoding='smell8'))
+        bench.publish('image', picture(at, height=0, width=0, step=0, data=b''))
+        bench.publish('image', Image(header=Header(stamp=stamp(at))))
+        bench.publish('depth', picture(at, encoding='32FC1', step=24, data=nan))
+        bench.publish('imu', Imu(header=Header(stamp=stamp(at))))
+        bench.publish('camera_info', CameraInfo())
+        bench.publish('audio', AudioChunk(header=Header(stamp=stamp(at)), samples=[1]))
+        time.sleep(0.05)
+    wrong = {'/image': 30, '/depth': 7, '/imu': 7, '/audio': 7}  # best effort: some may be lost
+    bench.until(lambda: all(s.errors >= wrong.get(s.topic, 0) for s in bench.node._inputs.sources))
+    assert len(bench.warnings) == 8, bench.warnings
+    refused = bench.ask('What?')
+    assert refused.error_code == Ask.Response.NO_WINDOW and 'unusable' in refused.error_msg
+    bench.drive(0.5)
+    bench.until(lambda: bench.descriptions)
+    bench.diagnostics.clear()
+    bench.until(lambda: bench.diagnostics)
+    states = {s.name: s for s in bench.diagnostics[-1].status}
+    image = states['perception: image']
+    values = {v.key: v.value for v in image.values}
+    assert 30 <= int(values['conversion_errors']) <= 40 and 'image' in values['last_error'].lower()
+    assert image.level == DiagnosticStatus.WARN
+    assert states['perception: depth'].level == DiagnosticStatus.ERROR
+    assert states['perception: model'].hardware_id
+
+
+def test_zero_stamps_take_the_time_of_receipt_or_are_refused(
+        benches: Callable[..., Bench]) -> None:
+    bench = benches()
+    bench.activate()
+    for _ in range(8):
+        bench.publish('image', picture(0.0))
+        time.sleep(0.05)
+    bench.until(lambda: bench.descriptions)
+    assert abs(bench.windows[-1].latency_s) < 5
+    assert len(bench.warnings) == 1 and 'stamp of zero' in bench.warnings[0]
+    strict = benches(**{'inputs.stamp_policy': 'refuse'})
+    strict.activate()
+    for _ in range(3):
+        strict.publish('image', picture(0.0))
+    strict.until(lambda: strict.node._inputs.sources[0].errors == 3)
+    assert len([w for w in strict.warnings if 'stamp_policy' in w]) == 1
+
+
+def test_time_that_jumps_back_starts_anew(benches: Callable[..., Bench]) -> None:
+    bench = benches()
+    bench.activate()
+    bench.drive(2.0)
+    bench.until(lambda: len(bench.windows) >= 9)
+    bench.drive(1.0)
+    bench.until(lambda: any(w.time_jumps == 1 for w in bench.windows))
+    bench.until(lambda: sum(w.time_jumps for w in bench.windows) >= 2)
+    after = [seconds_of(w.window_end) for w in bench.windows if w.time_jumps]
+    assert min(after) < BASE_S + 0.5 and after == sorted(after)
+    bench.until(lambda: bench.descriptions[-1].window_end == bench.windows[-1].window_end)
+    assert bench.ask('What?').header.stamp == bench.windows[-1].window_end
+
+
+def test_three_lives_and_enable(benches: Callable[..., Bench]) -> None:
+    bench = benches()
+    for life in range(3):
+        bench.activate()
+        bench.drive(0.5, BASE_S + 100 * life)
+        count = len(bench.descriptions)
+        bench.until(lambda: len(bench.descriptions) > count)
+        bench.engine.delay_s = 5.0
+        waiting = bench.start(Ask, '/perception/ask', Ask.Request(question='What?'))
+        bench.until(lambda: bench.node._worker._answering is not None)
+        assert bench.change(Transition.TRANSITION_DEACTIVATE)
+        bench.until(waiting.done)
+        assert waiting.result().error_code == Ask.Response.CANCELLED
+        assert not [t for t in threading.enumerate() if t.name == 'onellm-worker']
+        assert bench.ask('What?').error_code == Ask.Response.NOT_ACTIVE
+        assert bench.change(Transition.TRANSITION_CLEANUP)
+        assert bench.node._engine is None
+        bench.engine.delay_s = 0.0
+    bench.activate()
+    assert bench.call(SetBool, '/perception/enable', SetBool.Request(data=False)).success
+    assert bench.ask('What?').error_code == Ask.Response.NOT_ACTIVE
+    count = len(bench.windows)
+    bench.drive(0.5, BASE_S + 900)
+    assert len(bench.windows) == count
+    assert bench.call(SetBool, '/perception/enable', SetBool.Request(data=True)).success
+    bench.drive(0.6, BASE_S + 901)
+    bench.until(lambda: len(bench.windows) > count)
+
+
+def test_a_model_that_does_not_load_is_a_clear_failure(benches: Callable[..., Bench]) -> None:
+    bench = benches()
+
+    def fail(model: str, device: str) -> Any:
+        raise RuntimeError(f'model {model!r} not found')
+    bench.node._loader = fail
+    assert not bench.change(Transition.TRANSITION_CONFIGURE)
+    bench.node._loader = lambda model, device: bench.engine
+    bench.activate()
+
+
+def test_parameters_are_checked(benches: Callable[..., Bench]) -> None:
+    bench = benches()
+    node = bench.node
+
+    def change(name: str, value: Any) -> Any:
+        return node.set_parameters([Parameter(name, value=value)])[0]
+    assert change('modalities', ['image', 'imu']).successful
+    assert change('window.length_s', 1).successful  # a whole number is a number
+    refused = {'modalities': ['smell'], 'window.length_s': -1.0, 'describe.max_tokens': 0,
+               'inputs.stamp_policy': 'guess', 'window.lateness_s': 0.9}
+    for name, value in refused.items():
+        result = change(name, value)
+        assert not result.successful and result.reason, name
+    bench.activate()
+    assert set(node._inputs.synchronizer.stats()) == {'image', 'imu'}
+    assert 'clean it up' in change('model', 'other').reason
+    assert change('describe.prompt', 'Where am I?').successful
+    bench.drive(1.5, BASE_S)
+    bench.until(lambda: bench.descriptions)
+    assert bench.descriptions[-1].prompt == 'Where am I?'
+    assert bench.descriptions[-1].text == 'Where am I? image imu'
+
+
+def test_the_parameter_file_is_that_of_the_defaults(root: Path) -> None:
+    text = (root / 'config/onellm.yaml').read_text(encoding='utf-8')
+    assert text == parameters.yaml_text(), 'run: python -m onellm_ros.ros.parameters'
+    assert parameters.config_of(
+        {s.name: s.ros_default for s in parameters.SETTINGS.values()}) == NodeConfig()
