@@ -162,18 +162,17 @@ def _greedy(model: OneLLM, prompt: Tensor, expected: Tensor, blocks: int
             ) -> tuple[int, int, str]:
     """Return agreement as the reference decodes, plain agreement, and a note."""
     agree: list[int] = []
-    note = ''
+    notes: list[str] = []
     for skipped in dict.fromkeys((2 * blocks, 0)):
         ids, leads = _continue(model, prompt, expected.shape[1], skipped)
         same = ids == expected.to(ids.dtype)
         agree.append(int(same.sum()))
         wrong = (~same.all(0)).nonzero()
-        if len(wrong) and not note:
-            step = int(wrong[0])
-            note = (f'first other token at step {step}, where the best leads the second by '
-                    f'{leads[step]:.1e}')
-    best = max(agree)
-    return best, agree[-1], note if best < expected.numel() else ''
+        step = int(wrong[0]) if len(wrong) else -1
+        notes.append(f'first other token at step {step}, where the best leads the second by '
+                     f'{leads[step]:.1e}' if len(wrong) else '')
+    best = max(range(len(agree)), key=agree.__getitem__)
+    return agree[best], agree[-1], notes[best]
 
 
 def _compare(model: OneLLM, name: str, expected: Mapping[str, Tensor],

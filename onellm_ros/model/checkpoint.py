@@ -13,6 +13,7 @@ import json
 import os
 from pathlib import Path
 import pickle
+import struct
 from typing import Any
 import zipfile
 
@@ -75,8 +76,8 @@ def read_consolidated(path: Path) -> dict[str, Tensor]:
     try:
         values = torch.load(path, map_location='cpu', weights_only=True,
                             mmap=zipfile.is_zipfile(path))
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, KeyError,
-            ValueError) as error:
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, LookupError, TypeError,
+            ValueError, AttributeError, struct.error) as error:
         raise CheckpointError(f'{path}: not readable as a torch checkpoint: {error}') from error
     if not isinstance(values, Mapping):
         raise CheckpointError(f'{path}: expected a dict of tensors, found '
@@ -150,9 +151,9 @@ def _load_released(directory: Path, path: Path, dtype: torch.dtype,
         else:
             raise CheckpointError(f"{directory}: expected config.json (or Meta's params.json) "
                                   f'beside {path.name}, found neither')
+        model = _empty(config)
     except ConfigError as error:
-        raise CheckpointError(f'{source}: {error}') from error
-    model = _empty(config)
+        raise CheckpointError(f'{source or directory}: {error}') from error
     _assign(model, convert_released(found, config, path), path, dtype)
     return model
 

@@ -7,6 +7,7 @@ A tokenizer is ``tokenizer.json`` (Hugging Face ``tokenizers``) or ``tokenizer.m
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +44,9 @@ class Backend(Protocol):
     def find(self, token: str) -> int | None:
         """Return the id of a token that exists as one piece."""
 
+    def special(self, token: str) -> int | None:
+        """Return the id of a token that plain text never gives."""
+
 
 class JsonBackend:
     """A ``tokenizer.json`` file or a trained :class:`tokenizers.Tokenizer`."""
@@ -64,6 +68,11 @@ class JsonBackend:
         """Return a token's id."""
         found: int | None = self.tokenizer.token_to_id(token)
         return found
+
+    def special(self, token: str) -> int | None:
+        """Return a special token's id."""
+        return next((i for i, t in self.tokenizer.get_added_tokens_decoder().items()
+                     if t.special and t.content == token), None)
 
 
 class SentencePieceBackend:
@@ -95,12 +104,17 @@ class SentencePieceBackend:
         found = int(self.pieces.PieceToId(token))
         return found if self.pieces.IdToPiece(found) == token else None
 
+    def special(self, token: str) -> int | None:
+        """Return a control token's id."""
+        found = self.find(token)
+        return found if found is not None and self.pieces.IsControl(found) else None
+
 
 class Text:
     """A tokenizer with the chat template of a model.
 
     Attributes: ``bos``, ``eos``, ``pad`` (ids), ``stop_ids`` (ids that end an answer: the end of
-    the sequence and, where it is one token, the stop text), ``size`` (number of ids).
+    the sequence and, where it is a special token, the stop text), ``size`` (number of ids).
     """
 
     def __init__(self, backend: Backend | Tokenizer, config: TextConfig) -> None:
@@ -115,7 +129,7 @@ class Text:
         self.eos = self._first(_EOS_NAMES)
         pad = next((i for n in _PAD_NAMES if (i := self.backend.find(n)) is not None), self.eos)
         self.pad = pad
-        self.stop_id = self.backend.find(config.stop) if config.stop else None
+        self.stop_id = self.backend.special(config.stop) if config.stop else None
         self.stop_ids = frozenset({self.eos} | ({self.stop_id} - {None}))
 
     def _first(self, names: Sequence[str]) -> int:
@@ -219,5 +233,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special,
                                   initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
+    # Special tokens in the texts must not be learned as merges: plain text would yield them.
+    plain = (reduce(lambda t, s: t.replace(s, ' '), special, text) for text in texts)
+    tokenizer.train_from_iterator(plain, trainer)
     return tokenizer
