@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from onellm_ros.config import PRESETS
+from onellm_ros.config import PRESETS, ModelConfig
 from onellm_ros.training.stages import RECIPES, Stage
+
+if TYPE_CHECKING:
+    from onellm_ros.model.text import Text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,9 +90,6 @@ def run(args: argparse.Namespace) -> int:
 
     from onellm_ros.model.checkpoint import save_model
     from onellm_ros.model.onellm import OneLLM
-    from onellm_ros.model.text import Text, train_tokenizer
-    from onellm_ros.simulation.language import vocabulary_texts
-    from onellm_ros.training.shards import SHARD_WORLDS, start_rendering
     from onellm_ros.training.trainer import Trainer
 
     try:
@@ -102,27 +104,55 @@ def run(args: argparse.Namespace) -> int:
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
     args.out.mkdir(parents=True, exist_ok=True)
-    tokenizer = args.out / config.text.tokenizer
-    if not tokenizer.exists():
-        train_tokenizer(vocabulary_texts(), config.llm.vocab_size, tokenizer)
-    text = Text.load(tokenizer, config.text)
-    config = replace(config, llm=replace(config.llm, vocab_size=text.vocab_size))
-    model = OneLLM(config)
+    text = run_tokenizer(args.out, config)
+    config = replace(config, llm=replace(config.llm, vocab_size=text.size))
     held_out = args.data / 'held_out'
+    trainer = Trainer(OneLLM(config), text, args.out, args.data, held_out, seed=args.seed,
+                      device=device, workers=args.workers)
     if not args.only_export:
-        count = -(-args.worlds // SHARD_WORLDS)
-        writers = start_rendering(held_out, range(1), config, base_seed=1, held_out=True,
-                                  worlds=args.held_out)
-        wait_for_worlds(held_out, args.held_out, writers)
-        writers = start_rendering(args.data, range(count), config,
-                                  processes=args.render_processes)
-        wanted = count * SHARD_WORLDS
-        wait_for_worlds(args.data, min(args.wait_for or wanted, wanted), writers)
-    trainer = Trainer(model, text, args.out, args.data, held_out, seed=args.seed, device=device,
-                      workers=args.workers)
-    if not args.only_export:
-        trainer.run(recipe)
+        worlds = Worlds(args.data, held_out, config, args)
+        try:
+            trainer.run(recipe, worlds.prepare)
+        except KeyboardInterrupt:
+            print('stopped; the same command goes on from the last checkpoint', file=sys.stderr)
+            return 130
     if args.export:
-        save_model(trainer.model, args.export, dtype=torch.float16, tokenizer=tokenizer)
+        save_model(trainer.model, args.export, torch.float16)
+        shutil.copy(args.out / config.text.tokenizer, args.export)
         print(f'wrote {args.export}')
     return 0
+
+
+def run_tokenizer(out: Path, config: ModelConfig) -> Text:
+    """Return the run's tokenizer, trained at the first call."""
+    from onellm_ros.model.text import Text, train_tokenizer
+    from onellm_ros.simulation.language import vocabulary_texts
+    path = out / config.text.tokenizer
+    if not path.exists():
+        # What the template adds to each turn is worth a few tokens of its own.
+        turns = [' Human: What', ' Assistant: a', ' Assistant: the'] * 1000
+        train_tokenizer([*vocabulary_texts(), *turns], config.llm.vocab_size).save(str(path))
+    return Text.load(out, config.text)
+
+
+class Worlds:
+    """Renders what a recipe needs, when its first stage that needs it comes."""
+
+    def __init__(self, data: Path, held_out: Path, config: ModelConfig, args: argparse.Namespace):
+        self.data, self.held_out, self.config, self.args = data, held_out, config, args
+        self.ready = False
+
+    def prepare(self, stage: Stage) -> None:
+        """Wait until the worlds of a stage are there."""
+        if stage.kind == 'language' or self.ready:
+            return
+        from onellm_ros.training.shards import SHARD_WORLDS, start_rendering
+        writers = start_rendering(self.held_out, range(1), self.config, base_seed=1,
+                                  held_out=True, worlds=self.args.held_out)
+        wait_for_worlds(self.held_out, self.args.held_out, writers)
+        count = -(-self.args.worlds // SHARD_WORLDS)
+        writers = start_rendering(self.data, range(count), self.config,
+                                  processes=self.args.render_processes)
+        wanted = count * SHARD_WORLDS
+        wait_for_worlds(self.data, min(self.args.wait_for or wanted, wanted), writers)
+        self.ready = True

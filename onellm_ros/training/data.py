@@ -7,6 +7,7 @@ seed, the step and the worlds at hand, so that a resumed run sees what the first
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset
 from onellm_ros.config import ModelConfig
 from onellm_ros.modality import PROMPT_ORDER, Modality
 from onellm_ros.model.text import Text
-from onellm_ros.preprocess import depth_picture, normalise_image, standardise_imu
+from onellm_ros.preprocess import normalise, standardise_imu
 from onellm_ros.simulation import language
 from onellm_ros.simulation.truth import Truth
 from onellm_ros.training.shards import Shards
@@ -24,6 +25,7 @@ from onellm_ros.training.stages import Stage
 from onellm_ros.training.targets import TARGETS, told_by, truth_targets
 
 REFRESH_STEPS = 50
+NO_COLOUR = 0.15                # share of depth and normal batches without a colour camera
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ class Batch:
     dense: Tensor | None = None
     distance: Tensor | None = None
 
+    @property
+    def worlds(self) -> int:
+        """Number of worlds (or told scenes) in the batch."""
+        return len(self.scene_ids or next(iter(self.inputs.values())))
+
 
 def _jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Vary brightness, contrast and colour balance of uint8 [B, H, W, 3], as cameras do."""
@@ -102,37 +109,24 @@ def model_input(shards: Shards, worlds: list[int], modality: Modality, config: M
     :param rng: varies pictures as cameras do; None: as rendered (evaluation).
     """
     def picture(array: np.ndarray) -> Tensor:
-        return normalise_image(torch.from_numpy(array))
+        return normalise(torch.from_numpy(array).movedim(-1, -3) / 255)
 
-    if modality in (Modality.IMAGE, Modality.DEPTH, Modality.NORMAL):
-        image = shards.rows(worlds, 'image')
-        colour = picture(_jitter(image, rng) if rng is not None else image)
-        if modality is Modality.IMAGE:
-            return colour
-        if modality is Modality.DEPTH:
-            depth = shards.rows(worlds, 'depth').astype(np.float32)
-            second = torch.from_numpy(np.stack(
-                [depth_picture(d, config.tokenizer.depth_encoding) for d in depth]))
-        else:
-            second = torch.from_numpy(shards.rows(worlds, 'normal').astype(np.float32) / 254 + 0.5)
-        second = normalise_image(second.float())
-        if rng is not None and rng.random() < 0.15:
-            return second[:, None]                                    # no colour camera
-        return torch.stack([colour, second], 1)                      # [B, 2, 3, S, S]
     raw = shards.rows(worlds, modality.value)
+    if modality is Modality.IMAGE:
+        return picture(_jitter(raw, rng) if rng is not None else raw)
     if modality is Modality.VIDEO:
         frames = raw.reshape(-1, *raw.shape[2:])
-        return picture(frames).view(*raw.shape[:2], 3, *raw.shape[2:4])
-    if modality is Modality.AUDIO:
-        return torch.from_numpy(raw.astype(np.float32))               # [B, 1, mels, frames]
-    if modality is Modality.POINT:
-        scale = 5.0 if config.tokenizer.point_frame == 'metric' else 1.0
-        cloud = torch.from_numpy(raw.astype(np.float32))
-        return torch.cat([cloud[..., :3] / scale, cloud[..., 3:]], -1)
+        return picture(frames).unflatten(0, raw.shape[:2])            # [B, T, 3, S, S]
+    tensor = torch.from_numpy(raw.astype(np.float32))
+    if modality in (Modality.DEPTH, Modality.NORMAL):
+        if rng is not None and rng.random() < NO_COLOUR:
+            return tensor[:, None]                                    # [B, 1, 3, S, S]
+        colour = model_input(shards, worlds, Modality.IMAGE, config, rng)
+        return torch.stack([colour, tensor], 1)                       # [B, 2, 3, S, S]
     if modality is Modality.IMU:
-        tensor = torch.from_numpy(raw.astype(np.float32)).transpose(1, 2)
+        tensor = tensor.transpose(1, 2)                               # [B, 6, n]
         return standardise_imu(tensor) if config.tokenizer.imu_standardise else tensor
-    return torch.from_numpy(raw)[:, None]                             # fmri [B, 1, V]
+    return tensor[:, None] if modality is Modality.FMRI else tensor
 
 
 class Batches(Dataset[Batch]):
@@ -144,7 +138,7 @@ class Batches(Dataset[Batch]):
 
     def __init__(self, folder: str, stage: Stage, config: ModelConfig, text: Text, *,
                  seed: int = 0, held_out: bool = False):
-        self.shards = Shards(folder)  # type: ignore[arg-type]
+        self.shards = Shards(Path(folder))
         self.stage, self.config, self.text = stage, config, text
         self.seed, self.held_out = seed, held_out
         weights = np.array([w for _, w in stage.sets], float)
@@ -159,7 +153,7 @@ class Batches(Dataset[Batch]):
         self._built += 1
         if self._built % REFRESH_STEPS == 0:
             self.shards.refresh()
-        if not len(self.shards):
+        if self.stage.kind != 'language' and not len(self.shards):
             raise FileNotFoundError(f'no rendered worlds in {self.shards.folder}: let '
                                     '`onellm train` render some first')
         rng = np.random.default_rng([self.seed, step, len(self.stage.name)])
@@ -168,8 +162,21 @@ class Batches(Dataset[Batch]):
         if self.stage.kind == 'encoder' and present[0] in (
                 Modality.AUDIO, Modality.IMU, Modality.POINT, Modality.FMRI):
             count *= 2
+        if self.stage.kind == 'language':
+            return self.build_language(count, present, rng)
         worlds = [int(w) for w in rng.integers(0, len(self.shards), count)]
         return self.build(worlds, present, rng)
+
+    def build_language(self, count: int, present: tuple[Modality, ...],
+                       rng: np.random.Generator) -> Batch:
+        """Build a batch of scenes told in words, without rendering anything."""
+        size = int(rng.integers(1, len(present) + 1))
+        seen = frozenset(present[int(i)] for i in rng.permutation(len(present))[:size])
+        truths = [language.random_truth(rng) for _ in range(count)]
+        return Batch(
+            (), {}, {}, scene_ids=[self.text.encode(language.scene_text(t, seen, rng))
+                                   for t in truths],
+            text=pack_segments([self._segments(t, seen, rng) for t in truths], self.text.pad))
 
     def build(self, worlds: list[int], present: tuple[Modality, ...],
               rng: np.random.Generator) -> Batch:
@@ -180,23 +187,17 @@ class Batches(Dataset[Batch]):
         targets = [told_by(truth_targets(t), seen) for t in truths]
         batch = Batch(ordered, {}, {
             t.name: torch.from_numpy(np.stack([row[t.name] for row in targets])) for t in TARGETS})
-        kind = self.stage.kind
-        if kind != 'language':
-            augment = None if self.held_out else rng
-            batch.inputs = {m: model_input(self.shards, worlds, m, self.config, augment)
-                            for m in ordered}
-        if kind == 'encoder':
+        augment = None if self.held_out else rng
+        batch.inputs = {m: model_input(self.shards, worlds, m, self.config, augment)
+                        for m in ordered}
+        if self.stage.kind == 'encoder':
             if ordered[0] in (Modality.IMAGE, Modality.DEPTH, Modality.NORMAL, Modality.VIDEO):
                 batch.dense = torch.from_numpy(self.shards.rows(worlds, 'dense'))
                 batch.distance = torch.from_numpy(
                     self.shards.rows(worlds, 'distance').astype(np.float32))
             return batch
-        if kind == 'language':
-            size = int(rng.integers(1, len(ordered) + 1))
-            seen = frozenset(ordered[int(i)] for i in rng.permutation(len(ordered))[:size])
-            batch.scene_ids = [self.text.encode(language.scene_text(t, seen, rng)) for t in truths]
         batch.text = pack_segments([self._segments(t, seen, rng) for t in truths],
-                                   self.text.pad_id)
+                                   self.text.pad)
         return batch
 
     def _segments(self, truth: Truth, present: frozenset[Modality],
@@ -216,4 +217,4 @@ class Batches(Dataset[Batch]):
         return rows
 
     def _segment(self, question: str, answer: str, kind: str) -> Segment:
-        return Segment(self.text.prompt_ids(question), self.text.answer_ids(answer), kind)
+        return Segment(self.text.encode_prompt(question), self.text.encode_answer(answer), kind)

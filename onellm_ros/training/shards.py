@@ -15,13 +15,24 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
+import torch
 
 from onellm_ros.config import ModelConfig
-from onellm_ros.simulation.truth import KINDS, SeenObject, Truth
-from onellm_ros.simulation.world import Observation, World
+from onellm_ros.preprocess import (
+    audio_tensor,
+    denormalise,
+    depth_tensor,
+    image_tensor,
+    normal_tensor,
+    point_tensor,
+)
+from onellm_ros.simulation.truth import COLOURS, KINDS, SeenObject, Truth
+
+if TYPE_CHECKING:
+    from onellm_ros.simulation.world import Observation
 
 GRID = 16                       # cells a side of the dense labels
 FLOOR, WALL, FIRST_KIND = 0, 1, 2
@@ -46,7 +57,6 @@ def dense_labels(observation: Observation) -> tuple[np.ndarray, np.ndarray]:
     rows = ((np.arange(GRID) + 0.5) * ids.shape[0] / GRID).astype(int)
     cols = ((np.arange(GRID) + 0.5) * ids.shape[1] / GRID).astype(int)
     cells = ids[np.ix_(rows, cols)]
-    from onellm_ros.simulation.truth import COLOURS
     colours = list(COLOURS)
     kind = np.full(cells.shape, IGNORE, np.uint8)
     colour = np.full(cells.shape, IGNORE, np.uint8)
@@ -60,31 +70,33 @@ def dense_labels(observation: Observation) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class _Packed:
+class Packed:
+    """One world as a shard stores it."""
+
     arrays: dict[str, np.ndarray]
     truth: Truth
 
 
-def pack(observation: Observation, config: ModelConfig) -> _Packed:
-    """Return the arrays of one observation in the form that shards store."""
-    # Imported here: a writer process needs torch only for the filterbank.
-    import torch
-
-    from onellm_ros.preprocess import audio_tensor
-    size = config.encoder.image_size
-    shape = (size, size)
+def pack(observation: Observation, config: ModelConfig) -> Packed:
+    """Return the arrays of one observation: what the live path would hand to the tokenizers."""
+    size, tokenizer = config.encoder.image_size, config.tokenizer
+    fit = tokenizer.image_fit
     dense, distance = dense_labels(observation)
-    audio = audio_tensor(torch.from_numpy(np.array(observation.audio)), observation.audio_rate_hz,
-                         config.tokenizer)
-    normal = np.nan_to_num(cv2.resize(observation.normal, shape, interpolation=cv2.INTER_NEAREST))
-    return _Packed({
-        'image': cv2.resize(observation.image, shape, interpolation=cv2.INTER_AREA),
-        'depth': cv2.resize(observation.depth, shape,
-                            interpolation=cv2.INTER_NEAREST).astype(np.float16),
-        'normal': np.round(normal * 127).astype(np.int8),
-        'video': observation.video,
-        'point': observation.cloud.astype(np.float16),
-        'audio': audio.numpy().astype(np.float16),
+
+    def pictures(rgb: np.ndarray) -> np.ndarray:
+        small = denormalise(image_tensor(rgb, size, fit)) * 255
+        return small.round().to(torch.uint8).movedim(-3, -1).numpy()
+
+    return Packed({
+        'image': pictures(observation.image),
+        'video': pictures(observation.video),
+        'depth': depth_tensor(observation.depth, size, fit,
+                              tokenizer.depth_encoding)[0].half().numpy(),
+        'normal': normal_tensor(observation.normal, size, fit)[0].half().numpy(),
+        'point': point_tensor(observation.cloud, tokenizer.points,
+                              tokenizer.point_frame).half().numpy(),
+        'audio': audio_tensor(observation.audio, observation.audio_rate_hz,
+                              tokenizer).half().numpy(),
         'imu': observation.imu.astype(np.float32),
         'fmri': observation.fmri.astype(np.float32),
         'dense': dense,
@@ -99,6 +111,8 @@ def world_seed(base_seed: int, shard: int, index: int) -> int:
 def render_shard(folder: Path, shard: int, config: ModelConfig, *, base_seed: int = 0,
                  worlds: int = SHARD_WORLDS, held_out: bool = False) -> Path:
     """Render one shard unless it is there; returns its folder."""
+    # Imported here: the renderer compiles itself, which only writers need to wait for.
+    from onellm_ros.simulation.world import World
     final = folder / f'shard-{shard:05d}'
     if final.exists():
         return final
@@ -106,7 +120,8 @@ def render_shard(folder: Path, shard: int, config: ModelConfig, *, base_seed: in
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     tokenizer = config.tokenizer
-    video = (tokenizer.video_frames, config.encoder.image_size, config.encoder.image_size)
+    size = config.encoder.image_size
+    video = (tokenizer.video_frames, -(-size * 4 // 3), size)
     arrays: dict[str, np.ndarray] = {}
     with open(temporary / 'truth.jsonl', 'w') as lines:
         for index in range(worlds):
@@ -173,9 +188,7 @@ class Shards:
 def _render_many(folder: str, shards: list[int], config: ModelConfig, base_seed: int,
                  worlds: int, held_out: bool) -> None:
     os.nice(5)
-    import torch
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
     for shard in shards:
         render_shard(Path(folder), shard, config, base_seed=base_seed, worlds=worlds,
                      held_out=held_out)

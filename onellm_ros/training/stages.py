@@ -53,14 +53,15 @@ class Stage:
 
 
 NANO_RECIPE = (
+    Stage('language', 'language', (((I, D, V, A, M, P, N, F), 1),), ('llm',),
+          steps=2000, batch=32, questions=6, learning_rate=1.5e-3),
     Stage('encoder', 'encoder',
-          (((I,), 5), ((D,), 2), ((N,), 1), ((V,), 1), ((P,), 2), ((A,), 2), ((M,), 1), ((F,), 0.5)),
-          ('tokenizers', 'encoder'), steps=6000, batch=64, learning_rate=1e-3),
-    Stage('language', 'language', (((I, D, V, A, M), 1),), ('llm',),
-          steps=1500, batch=32, questions=8, learning_rate=1.5e-3),
+          (((I,), 5), ((D,), 2), ((N,), 1), ((V,), 0.7), ((P,), 2), ((A,), 2), ((M,), 1),
+           ((F,), 0.5)),
+          ('tokenizers', 'encoder'), steps=6000, batch=64),
     Stage('align', 'align',
-          (((I,), 5), ((D,), 2), ((P,), 2), ((A,), 1), ((M,), 1), ((V,), 1.5), ((N,), 1), ((F,), 0.5),
-           ((I, D, A, M), 2), ((I, D, P, A, M), 1), ((I, V, D, N, P, A, M), 1.5)),
-          ('tokenizers', 'upm', 'llm'), steps=8000, questions=8, learning_rate=1e-3))
+          (((I,), 5), ((D,), 2), ((P,), 2), ((A,), 1), ((M,), 1), ((V,), 1), ((N,), 1), ((F,), 0.5),
+           ((I, D, A, M), 2), ((I, D, N, P, A, M), 1), ((I, V, D, N, P, A, M), 0.5)),
+          ('tokenizers', 'upm', 'llm'), steps=8000, questions=5))
 
 RECIPES: dict[str, tuple[Stage, ...]] = {'nano': NANO_RECIPE}

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,17 +68,20 @@ def answer_loss(logits: Tensor, packed: Packed) -> tuple[Tensor, dict[str, list[
     An answer whose every token is the likeliest one given the right ones before it is exactly what
     greedy decoding would say.
 
-    :param logits: [B, L, vocabulary].
+    :param logits: [answer tokens of the batch, vocabulary].
     """
-    labels = packed.labels
-    known = labels != -100
-    loss = F.cross_entropy(logits[known].float(), labels[known])
-    right = (logits.detach().argmax(-1) == labels) | ~known
+    known = packed.labels != -100
+    wanted = packed.labels[known]
+    loss = F.cross_entropy(logits.float(), wanted)
+    wrong = logits.detach().argmax(-1) != wanted
+    most = int(packed.segments.max()) + 1
+    row = torch.arange(len(known), device=known.device)[:, None].expand_as(known)
+    key = (row * most + packed.segments)[known]
+    mistakes = torch.bincount(key, wrong.float(), minlength=len(known) * most).tolist()
     outcome: dict[str, list[float]] = {}
     for b, types in enumerate(packed.types):
         for number, kind in enumerate(types, 1):
-            mine = packed.segments[b] == number
-            outcome.setdefault(kind, []).append(float(right[b][mine].all()))
+            outcome.setdefault(kind, []).append(float(mistakes[b * most + number] == 0))
     return loss, outcome
 
 
@@ -118,9 +122,14 @@ class Trainer:
         torch.save(state, temporary)
         temporary.replace(self.out / 'state.pt')
 
-    def run(self, recipe: tuple[Stage, ...]) -> None:
-        """Run the stages from where the run stands to the end of the recipe."""
+    def run(self, recipe: tuple[Stage, ...],
+            before: Callable[[Stage], None] = lambda stage: None) -> None:
+        """Run the stages from where the run stands to the end of the recipe.
+
+        :param before: called with each stage before it starts (to wait for its data).
+        """
         while self.stage_index < len(recipe):
+            before(recipe[self.stage_index])
             self.run_stage(recipe[self.stage_index])
             self.stage_index, self.step, self._optimizer_state = self.stage_index + 1, 0, None
             self.save(None)
@@ -128,7 +137,7 @@ class Trainer:
     def _learning(self, stage: Stage) -> list[nn.Parameter]:
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
-        learning = [p for part in stage.trains for p in self.model.part_parameters(part)]
+        learning = [p for part in stage.trains for p in self.model.part(part).parameters()]
         for parameter in learning:
             parameter.requires_grad_(True)
         return learning + list(self.heads.parameters())
@@ -154,7 +163,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group['lr'] = stage.learning_rate * schedule(self.step, stage)
             metrics = self._update(stage, batch, optimizer, learning)
-            worlds += len(next(iter(batch.targets.values())))
+            worlds += batch.worlds
             for key, value in metrics.items():
                 window.setdefault(key, []).append(value)
             self.step += 1
@@ -211,9 +220,9 @@ class Trainer:
         assert batch.scene_ids is not None and batch.text is not None
         length = max(len(ids) for ids in batch.scene_ids) + 1
         # Shorter scenes are padded in front: what is padded is seen, and learned to mean nothing.
-        scene = torch.full((len(batch.scene_ids), length), self.text.pad_id)
+        scene = torch.full((len(batch.scene_ids), length), self.text.pad)
         for row, ids in enumerate(batch.scene_ids):
-            scene[row, length - len(ids) - 1:] = torch.tensor([self.text.bos_id, *ids])
+            scene[row, length - len(ids) - 1:] = torch.tensor([self.text.bos, *ids])
         return self._text_losses(self.model.llm.embed(scene.to(self.device)), batch.text)
 
     def _answer_losses(self, stage: Stage, batch: Batch) -> tuple[Tensor, dict[str, float]]:
@@ -229,7 +238,7 @@ class Trainer:
             if stage.facts and len(batch.modalities) == 1:
                 facts, accuracy = self.heads.tokens.loss(tokens[modality].flatten(1), batch.targets)
                 metrics = {f'{modality.value}/{k}': float(v) for k, v in accuracy.items()}
-        loss, more = self._text_losses(self.model.prefix_embeds(tokens), batch.text)
+        loss, more = self._text_losses(self.model.prefix_embeds(tokens, self.text.bos), batch.text)
         if len(batch.modalities) == 1:
             metrics.update({f'{batch.modalities[0].value}:{k}': v for k, v in more.items()})
         return loss + stage.facts * facts, {**metrics, 'loss': float(loss.detach()),
@@ -241,9 +250,9 @@ class Trainer:
         positions = torch.cat([
             torch.arange(length, device=prefix.device).expand(len(embeds), length),
             length + text.positions], 1)
-        logits = self.model.llm(embeds, position_ids=positions,
+        hidden = self.model.llm(embeds, position_ids=positions, return_hidden=True,
                                 attn_mask=block_mask(length, text.segments))[:, length:]
-        loss, outcome = answer_loss(logits, text)
+        loss, outcome = answer_loss(self.model.llm.logits(hidden[text.labels != -100]), text)
         metrics = {k: sum(v) / len(v) for k, v in outcome.items()}
         questions = [x for k, v in outcome.items() if k != 'caption' for x in v]
         return loss, {'loss': float(loss.detach()), **metrics,
