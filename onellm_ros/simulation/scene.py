@@ -76,6 +76,24 @@ class Scene:
         """Return the thing with this id."""
         return self.things[object_id - 1]
 
+    def discs(self) -> list[tuple[float, float, float]]:
+        """Return (x, y, radius) discs that cover what stands on the floor or moves over it."""
+        out = []
+        for thing in self.things:
+            if thing.z > 0.0:
+                continue
+            length, width = thing.size[0] + thing.reach_m, thing.size[1]
+            c, s = math.cos(thing.yaw), math.sin(thing.yaw)
+            x, y = thing.x - c * thing.reach_m / 2, thing.y - s * thing.reach_m / 2
+            if width > length:
+                length, width, c, s = width, length, -s, c
+            count = math.ceil(length / width)
+            radius = math.hypot(width, length / count) / 2
+            for i in range(count):
+                along = length * ((i + 0.5) / count - 0.5)
+                out.append((x + c * along, y + s * along, radius))
+        return out
+
 
 @dataclass(frozen=True)
 class Block:
@@ -226,18 +244,27 @@ class _Composer:
                 return True
         return False
 
-    def anywhere(self, kind: str, hidden: bool) -> bool:
-        """Put a thing somewhere in the room (``hidden``: where the robot does not look)."""
+    def _beside_wall(self, away: float) -> tuple[float, float, float]:
+        """Return a random (x, y, yaw) at this distance from a wall, its back to it."""
+        room, side = self.room, int(self.rng.integers(4))
+        along = self.rng.uniform(-0.5, 0.5)
+        return ((-room.length / 2 + away, along * room.width, 0.0),
+                (room.length / 2 - away, along * room.width, math.pi),
+                (along * room.length, -room.width / 2 + away, math.pi / 2),
+                (along * room.length, room.width / 2 - away, -math.pi / 2))[side]
+
+    def anywhere(self, kind: str, *, hidden: bool = False, aside: bool = False) -> bool:
+        """Put a thing somewhere in the room; False if no place was found.
+
+        :param hidden: where the robot does not look. :param aside: near a wall.
+        """
         rng, size, room = self.rng, self.size(kind), self.room
         for _ in range(24):
             if kind in _WALL_KINDS:
-                side = int(rng.integers(4))
-                along, away = rng.uniform(-0.5, 0.5), size[0] / 2 + 0.09
-                x, y, yaw = (
-                    (-room.length / 2 + away, along * room.width, 0.0),
-                    (room.length / 2 - away, along * room.width, math.pi),
-                    (along * room.length, -room.width / 2 + away, math.pi / 2),
-                    (along * room.length, room.width / 2 - away, -math.pi / 2))[side]
+                x, y, yaw = self._beside_wall(size[0] / 2 + 0.09)
+            elif aside:
+                x, y, yaw = self._beside_wall(size[0] / 2 + 0.2 + rng.exponential(0.35))
+                yaw += rng.uniform(-0.8, 0.8)
             else:
                 x, y = rng.uniform(-0.5, 0.5) * room.length, rng.uniform(-0.5, 0.5) * room.width
                 yaw = rng.uniform(-math.pi, math.pi)
@@ -336,9 +363,24 @@ def compose(rng: np.random.Generator, path: np.ndarray, *, reach_s: float = WIND
         composer.anywhere(KINDS[rng.integers(len(KINDS))], hidden=True)
     while len(composer.things) < 4:
         before = len(composer.things)
-        composer.anywhere(SMALL[rng.integers(len(SMALL))], hidden=False)
+        composer.anywhere(SMALL[rng.integers(len(SMALL))])
         if len(composer.things) == before and rng.random() < 0.1:
             break
+    return Scene(room, tuple(composer.things), view)
+
+
+def furnish(rng: np.random.Generator, *, reach_s: float, mover_share: float = 0.8) -> Scene:
+    """Return a random scene to drive around in: 9 to 14 things along the walls.
+
+    :param reach_s: how long a mover goes one way before it turns, seconds.
+    """
+    room = random_room(rng)
+    view = _viewpoint(rng, room, np.zeros((1, 2)))
+    composer = _Composer(rng, room, view, [Block(view[0], view[1], 0.0, 0.55, 0.55)])
+    if rng.random() < mover_share:
+        composer.mover(reach_s)
+    for _ in range(int(rng.integers(9, 15)) - len(composer.things)):
+        composer.anywhere(KINDS[rng.integers(len(KINDS))], aside=True)
     return Scene(room, tuple(composer.things), view)
 
 

@@ -184,7 +184,7 @@ def shade_rays(dirs, origin, prims, room, pyramid, t_in, code_in, shadows, pixel
         gloss, glow = 0.0, 0.0
         if code < 0:
             r, g, b = _room_colour(room, code, x, y, z, footprint, pyramid)
-            around *= _corner_shade(room, code, x, y, z)
+            around = (0.95 if code == CEILING else around) * _corner_shade(room, code, x, y, z)
             if code == FLOOR:
                 around *= _contact_shade(prims, x, y)
                 gloss = 0.15 if room.texture < 2 else 0.0

@@ -1,7 +1,7 @@
-"""One window of a simulated robot's life, by seed: every signal and the truth about it.
+"""Simulated robots, by seed: every signal they sense and the truth about it.
 
-Owns the composition of scene, motion, sound and sensors into a :class:`World`, and the record
-:class:`Observation` that it yields. Deterministic: a seed gives the same bytes, whichever parts
+Owns the composition of scene, motion, sound and sensors into a :class:`World` (one window, yields
+an :class:`Observation`) and a :class:`LiveWorld` (without end, for the simulation node). Deterministic: a seed gives the same bytes, whichever parts
 are asked for and in whatever order. No torch, no ROS.
 """
 
@@ -14,9 +14,11 @@ import numpy as np
 
 from onellm_ros.modality import Modality, parse_modality, Sample
 from onellm_ros.simulation import sensors
+from onellm_ros.simulation.live_motion import LivePlan
+from onellm_ros.simulation.live_sounds import LiveSound
 from onellm_ros.simulation.motion import imu, IMU_S, lift_height, plan_window, Pose, WINDOW_S
 from onellm_ros.simulation.render import Camera, render, Stage, View
-from onellm_ros.simulation.scene import compose
+from onellm_ros.simulation.scene import compose, furnish, Scene
 from onellm_ros.simulation.seeing import clear_way, direction_of, seen_things
 from onellm_ros.simulation.sounds import RATE_HZ, synthesize
 from onellm_ros.simulation.tracing import Primitives
@@ -24,7 +26,9 @@ from onellm_ros.simulation.truth import MOTIONS, SOUNDS, Truth
 
 EVERYTHING = frozenset(Modality)
 SENSED_S = IMU_S                 # length of the IMU, audio and video signals, seconds
-_TRAINING_SALT, _HELD_OUT_SALT = 0x0E11, 0x4E1D
+_TRAINING_SALT, _HELD_OUT_SALT, _LIVE_SALT = 0x0E11, 0x4E1D, 0x11FE
+_LIVE_REACH_S = 4.0              # how long a mover goes one way in a live world
+_LIVE_CLEARANCE_M = 0.45         # wanted around the robot at its start
 # Streams of random numbers of a world; a stream is never shared by two uses.
 _SCENE, _MOTION, _SOUND, _IMU, _DEPTH, _SCAN, _FMRI = range(7)
 
@@ -220,3 +224,97 @@ class World:
                                             directions),
                      self.motion, self.sound, room.floor, room.wall_colour,
                      clear_way(view, self.camera, base))
+
+
+class LiveWorld:
+    """A robot that drives around without end in a room where things move and sound.
+
+    Every question takes a time in seconds from 0 and may be asked in any order; the same question
+    has the same answer, whatever was asked before.
+
+    :param seed: everything follows from it, 0 or more.
+    :raises ValueError: for a negative seed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        if seed < 0:
+            raise ValueError(f'seed is {seed}: expected 0 or more')
+        self.seed = seed
+        self.scene, self._plan = self._furnish()
+        self.stage = Stage(self.scene)
+        self._sound = LiveSound(seed)
+
+    def _furnish(self) -> tuple[Scene, LivePlan]:
+        """Return the first random scene that gives the robot space at its start, and its drive."""
+        rng = self._stream(_SCENE, 0.0)
+        for _ in range(64):
+            scene = furnish(rng, reach_s=_LIVE_REACH_S)
+            x, y, yaw = scene.view
+            plan = LivePlan(self.seed, scene.room.size, scene.discs(), Pose(x, y, 0.0, yaw))
+            if plan.clearance(np.array(x), np.array(y)) >= _LIVE_CLEARANCE_M:
+                return scene, plan
+        raise RuntimeError(f'live world {self.seed}: no scene of 64 gives the robot '
+                           f'{_LIVE_CLEARANCE_M} m of space at its start; use another seed')
+
+    def _stream(self, use: int, t_s: float) -> np.random.Generator:
+        return np.random.default_rng(
+            np.random.SeedSequence([_LIVE_SALT, self.seed, use, round(t_s * 1e6)]))
+
+    @property
+    def audio_rate_hz(self) -> float:
+        """Audio samples a second."""
+        return self._sound.rate_hz
+
+    def step_to(self, t_s: float) -> Pose:
+        """Plan the drive up to ``t_s`` and return the base pose then."""
+        return self._plan.pose(t_s)
+
+    def pose(self, t_s: float) -> Pose:
+        """Return the base pose at ``t_s``."""
+        return self._plan.pose(t_s)
+
+    def observe_camera(self, t_s: float, camera: Camera, *, supersample: bool = False,
+                       colour: bool = True) -> View:
+        """Return what a camera delivers at ``t_s``: the depth is the noisy, measured one."""
+        view = self._exact(t_s, camera, colour, supersample)
+        return replace(view, depth=sensors.measured_depth(view, camera,
+                                                          self._stream(_DEPTH, t_s)))
+
+    def _exact(self, t_s: float, camera: Camera, colour: bool, supersample: bool = False) -> View:
+        return render(self.stage.primitives(t_s), self.stage.room, camera, self.pose(t_s),
+                      colour=colour, supersample=supersample)
+
+    def cloud(self, t_s: float, points: int = 8192) -> np.ndarray:
+        """Return the coloured laser scan at ``t_s``, float32 [points, 6], base frame."""
+        return sensors.scan(self.stage.primitives(t_s), self.stage.room, self.pose(t_s), points,
+                            self._stream(_SCAN, t_s))
+
+    def imu_between(self, t0_s: float, t1_s: float, rate_hz: float = 200.0
+                    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the IMU samples in [t0_s, t1_s): stamps [n] seconds, values [n, 6]."""
+        return self._plan.imu_between(t0_s, t1_s, rate_hz)
+
+    def audio_between(self, t0_s: float, t1_s: float) -> np.ndarray:
+        """Return the audio samples k with t0_s <= k / audio_rate_hz < t1_s, float32 [n]."""
+        return self._sound.between(t0_s, t1_s)
+
+    def fmri(self, t_s: float, camera: Camera) -> np.ndarray:
+        """Return the SYNTHETIC fMRI-like vector at ``t_s`` (see ``sensors.fmri``)."""
+        return sensors.fmri(self.truth(t_s, camera).seen, self._stream(_FMRI, t_s))
+
+    def truth(self, t_s: float, camera: Camera | None = None, window_s: float = SENSED_S
+              ) -> Truth:
+        """Return what is true of the window that ends at ``t_s``, as this camera sees it."""
+        camera = camera or Camera()
+        start = max(0.0, t_s - window_s)
+        end = max(t_s, start + 0.01)
+        base, middle = self.pose(t_s), self.pose((start + t_s) / 2)
+        view = self._exact(t_s, camera, colour=False)
+        directions = {t.object_id: direction_of(t, base, t_s, t_s - start, middle)
+                      for t in self.scene.things}
+        room = self.scene.room
+        return Truth(
+            self.seed, seen_things(self.scene, self.stage.primitives(t_s), view, camera, base,
+                                   directions),
+            self._plan.motion(start, end), self._sound.kind_between(start, end), room.floor,
+            room.wall_colour, clear_way(view, camera, base))
