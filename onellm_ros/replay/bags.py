@@ -272,6 +272,11 @@ def _open_file(path: Path, stack: ExitStack) -> Source:
     except READ_ERRORS as error:
         channels: dict[int, Channel] = {}
         source = ScanSource(path, str(error), _SCANS[path.suffix](path, channels), channels)
+    log = path.with_name(path.name + '-wal')
+    if path.suffix == '.db3' and log.exists() and log.stat().st_size:
+        source.problems.append(f'{log.name} holds messages that the recorder did not write back '
+                               f'and that are not read; run: sqlite3 {path.name} '
+                               '"PRAGMA wal_checkpoint(TRUNCATE)"')
     stack.callback(source.close)
     return source
 

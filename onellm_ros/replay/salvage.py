@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bz2
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 import sqlite3
 import struct
@@ -17,6 +18,7 @@ from typing import BinaryIO
 from lz4.frame import decompress as lz4_decompress
 
 from onellm_ros.replay.bag_sources import Channel, normal_type, zstd
+from onellm_ros.replay.sqlite_pages import message_rows
 
 Scan = Callable[[], Iterator[tuple[int, int, bytes]]]
 _MCAP_MAGIC = b'\x89MCAP0\r\n'
@@ -159,7 +161,6 @@ def scan_ros1(path: Path, channels: dict[int, Channel]) -> Scan:
     :param channels: filled while scanning.
     """
     def inner(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-        from io import BytesIO
         file = BytesIO(data)
         while (record := _bag_record(file)) is not None:
             yield from one(*record)
@@ -193,7 +194,7 @@ def scan_ros1(path: Path, channels: dict[int, Channel]) -> Scan:
 # ---------------------------------------------------------------------------------------- SQLite
 
 def scan_sqlite(path: Path, channels: dict[int, Channel]) -> Scan:
-    """Return a scan of a rosbag2 .db3 file in the order of writing, up to a damaged page.
+    """Return a scan of a rosbag2 .db3 file in the order of its pages, up to where it is cut.
 
     :param channels: filled while scanning.
     """
@@ -205,12 +206,11 @@ def scan_sqlite(path: Path, channels: dict[int, Channel]) -> Scan:
             rows = database.execute('SELECT id, name, type, serialization_format FROM topics')
             for key, topic, kind, encoding in rows:
                 channels[key] = Channel(key, topic, normal_type(kind), encoding=encoding)
-            for key, stamp, raw in database.execute(
-                    'SELECT topic_id, timestamp, data FROM messages ORDER BY id'):
-                if key in channels:
-                    yield int(key), int(stamp), bytes(raw)
         except sqlite3.Error as error:
             raise ValueError(f'SQLite: {error}') from error
         finally:
             database.close()
+        for key, stamp, raw in message_rows(path):
+            if key in channels:
+                yield key, stamp, raw
     return scan
