@@ -144,6 +144,9 @@ def test_truncated_pictures(tmp_path):
     (tmp_path / 'a.npy').write_bytes((tmp_path / 'a.npy').read_bytes()[:-7])
     with pytest.raises(FileError, match='damaged'):
         read_image(tmp_path / 'a.npy')
+    (tmp_path / 'a.npy').write_bytes(b'\x93NUMPY\x01\x00\x10\x00' + b'{(((' + b' ' * 40)
+    with pytest.raises(FileError, match='damaged'):
+        read_points(tmp_path / 'a.npy')
     np.save(tmp_path / 'o.npy', np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(FileError, match='damaged'):
         read_points(tmp_path / 'o.npy')

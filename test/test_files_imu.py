@@ -130,7 +130,8 @@ def test_errors(tmp_path):
             (b't,ax,ay,az\n0,1,2,3\n', 'gyroscope'), (b'a,b,c\n1,2,3\n', 'accelerometer'),
             (b'1,2,3\n4,5,6\n', '3 columns'), (b'\n\n', 'no rows'),
             (b't,ax,ay,az,gx,gy,gz\n0,1,oops,3,4,5,6\n1,1,2,3,4,5,6\n', 'row 1'),
-            (b't,ax,ay,az,gx,gy,gz\nnan,1,1,3,4,5,6\n', 'times')):
+            (b't,ax,ay,az,gx,gy,gz\nnan,1,1,3,4,5,6\n', 'times'),
+            (b't_s,ax,ay,az,gx,gy,gz\n1e12,1,1,3,4,5,6\n', 'found a time')):
         path.write_bytes(content)
         with pytest.raises(FileError, match=message):
             read_imu(path)

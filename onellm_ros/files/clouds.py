@@ -62,7 +62,8 @@ def _from_npy(array: np.ndarray, path: str | Path) -> np.ndarray:
         raise FileError(f'{path}: found an array of shape {array.shape}, expected [N, 3] x y z, '
                         '[N, 4] with intensity or [N, 6] with r g b')
     rows = array.reshape(-1, array.shape[-1])
-    xyz = rows[:, :3].astype(np.float32)
+    with np.errstate(over='ignore', invalid='ignore'):
+        xyz = rows[:, :3].astype(np.float32)
     if rows.shape[1] == 6:
         colours = unit_colours(rows[:, 3:])
     else:
@@ -74,6 +75,8 @@ def _from_npy(array: np.ndarray, path: str | Path) -> np.ndarray:
 
 def _ascii_points(body: bytes, dtype: np.dtype, count: int, path: str | Path) -> np.ndarray:
     """Parse ``count`` lines of numbers into structured points (packed floats keep their bits)."""
+    if count == 0:
+        return np.zeros(0, dtype)
     lines = body.split(b'\n', count + 1024)
     lines = [line for line in lines if line.strip()][:count]
     if len(lines) < count:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+import tokenize
+import warnings
 
 import numpy as np
 
@@ -42,8 +44,11 @@ def load_npy(path: str | Path, content: bytes) -> np.ndarray:
     :raises FileError: for a damaged file, or one of objects.
     """
     try:
-        array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')         # about how old the file is
+            array = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError, MemoryError, OverflowError, TypeError, KeyError,
+            SyntaxError, tokenize.TokenError) as error:     # NumPy parses the header as Python
         raise FileError(f'{path}: damaged .npy file: {first_line(error)}') from None
     if array.dtype.kind not in 'biufV':
         raise FileError(f'{path}: found an array of {array.dtype}, expected numbers')

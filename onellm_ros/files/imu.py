@@ -80,9 +80,13 @@ def read_imu_table(path: str | Path, rate_hz: float | None = None) -> ImuTable:
     if not good.any():
         raise FileError(f'{path}: none of {len(times)} times is a number')
     values = values[good]
-    level = np.nanmedian(np.linalg.norm(values[:, :3], axis=1)) if np.isfinite(values).any() else 0
+    usable = values[np.isfinite(values).all(axis=1) & (np.abs(values) < 1e6).all(axis=1), :3]
+    level = float(np.median(np.linalg.norm(usable, axis=1))) if len(usable) else 0.0
     if 0.8 < level < 1.2:
         notes.append(f'accelerations of {level:.2f} look like g, not m/s^2')
+    if np.abs(times[good]).max() > 9e18:
+        raise FileError(f'{path}: found a time of {np.abs(times[good]).max() * 1e-9:.3g} s, '
+                        'expected at most 9e9 s; is its unit named in the column?')
     stamps = np.round(times[good]).astype(np.int64)
     return ImuTable(stamps, values, [note for note in notes if note])
 

@@ -109,8 +109,10 @@ def read_depth(path: str | Path, scale: float | None = None,
     valid = np.isfinite(raw) & (raw > 0)
     if raw.dtype.kind in 'ui' and raw.dtype.itemsize > 1:
         valid &= raw != 65535
-    metres = np.where(valid, raw, 0).astype(np.float64) * factor
-    return Sample(0, np.where(valid, metres, np.nan).astype(np.float32), intrinsics=intrinsics)
+    with np.errstate(over='ignore'):
+        metres = (np.where(valid, raw, 0).astype(np.float64) * factor).astype(np.float32)
+    metres[~valid | ~np.isfinite(metres)] = np.nan
+    return Sample(0, metres, intrinsics=intrinsics)
 
 
 def read_fmri(path: str | Path) -> Sample:

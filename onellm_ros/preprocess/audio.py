@@ -14,7 +14,6 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy.signal import resample_poly
 import torch
 
 from onellm_ros.config import TokenizerConfig
@@ -96,6 +95,8 @@ def resample(wave: np.ndarray, rate_hz: float, target_hz: float) -> np.ndarray:
     if ratio == 0:
         raise PreprocessError(f'audio: found a rate of {rate_hz} Hz, expected at most 4000 times '
                               f'{target_hz} Hz; check the unit')
+    from scipy.signal import resample_poly  # here: it takes a second to import
+
     return resample_poly(signal, ratio.numerator, ratio.denominator).astype(np.float32)
 
 

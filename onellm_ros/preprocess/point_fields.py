@@ -45,7 +45,8 @@ def unit_colours(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind in 'iu':
         wide = values.dtype.itemsize > 1 and values.max(initial=0) > 255
         return np.clip(values.astype(np.float32) / (65535.0 if wide else 255.0), 0, 1)
-    values = np.nan_to_num(values.astype(np.float32), nan=0.5)
+    with np.errstate(over='ignore', invalid='ignore'):
+        values = np.nan_to_num(values.astype(np.float32), nan=0.5)
     return np.clip(values / 255 if values.max(initial=0) > 1 else values, 0, 1)
 
 
