@@ -11,7 +11,8 @@ overwritten. Generation is therefore compared twice: as the reference decodes, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 import sys
@@ -26,6 +27,7 @@ from onellm_ros.model.checkpoint import CheckpointError, load_model
 from onellm_ros.model.onellm import OneLLM
 
 TOLERANCE = 1e-4
+_SMALL_PARAMETERS = 20_000_000
 _KINDS = ('input', 'modality_tokens', 'logits', 'greedy')
 
 
@@ -212,6 +214,18 @@ def _compare(model: OneLLM, name: str, expected: Mapping[str, Tensor],
     return Row(name, tokens_error, logits_error, agree, tokens.numel(), plain, note)
 
 
+@contextmanager
+def _threads_for(model: OneLLM) -> Iterator[None]:
+    """Run a small model on one thread: more only wait for each other at every operation."""
+    before = torch.get_num_threads()
+    if sum(p.numel() for p in model.parameters()) < _SMALL_PARAMETERS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @torch.inference_mode()
 def verify(directory: str | Path, tolerance: float = TOLERANCE) -> Report:
     """Compare the implementation with a directory's expected outputs, in float32 on the CPU.
@@ -233,7 +247,8 @@ def verify(directory: str | Path, tolerance: float = TOLERANCE) -> Report:
     singles = [n for n in order if n in outputs]
     others = sorted(outputs - set(singles), key=lambda n: (n.count('+'), n))
     encoded: dict[Modality, Tensor] = {}
-    rows = tuple(_compare(model, name, expected, encoded) for name in (*singles, *others))
+    with _threads_for(model):
+        rows = tuple(_compare(model, name, expected, encoded) for name in (*singles, *others))
     compared = {f'{kind}.{n}' for kind in _KINDS for n in (*singles, *others)}
     ignored = sorted(set(expected) - compared - {'prompt_tokens'})
     return Report(str(folder), tolerance, rows, tuple(n for n in order if n not in outputs),

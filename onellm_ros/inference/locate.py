@@ -40,12 +40,12 @@ def find_model(model: str | Path) -> Path:
 
     :raises EngineError: if there is none; the text lists where it was looked for.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
     name = str(model)
     if not name:
         raise EngineError('model: expected a name or a directory, found an empty text')
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
     looked = [str(path)]
     if path.name == name:
         for root in dict.fromkeys(_model_roots()):

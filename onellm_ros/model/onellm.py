@@ -76,6 +76,10 @@ class OneLLM(nn.Module):
             text = ', '.join('any' if w is None else str(w) for w in shape)
             raise ValueError(f'{modality}: expected an input of shape [{text}], '
                              f'found {list(x.shape)}')
+        kernel = {Modality.AUDIO: tok.audio_kernel, Modality.IMU: tok.imu_kernel}.get(modality, 0)
+        if min(x.shape[-1], x.shape[-2] if modality is Modality.AUDIO else kernel) < kernel:
+            raise ValueError(f'{modality}: expected at least {kernel} steps, found an input of '
+                             f'shape {list(x.shape)}')
 
     def features(self, modality: Modality, x: Tensor) -> Tensor:
         """Tokenize and encode; several frames of a sample are averaged.
