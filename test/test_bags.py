@@ -142,7 +142,7 @@ def test_cut_files_are_read_as_far_as_they_go(tmp_path: Path, kind: str, part: f
         storage = StoragePlugin.MCAP if kind == 'mcap' else StoragePlugin.SQLITE3
         with Writer2(tmp_path / 'whole', version=9, storage_plugin=storage) as writer2:
             connection2 = writer2.add_connection('/imu', 'sensor_msgs/msg/Imu', typestore=JAZZY)
-            for i in range(8000):
+            for i in range(8000 if kind == 'mcap' else 2000):
                 writer2.write(connection2, 10**12 + i, JAZZY.serialize_cdr(
                     imu(JAZZY, i), 'sensor_msgs/msg/Imu'))
         whole = next((tmp_path / 'whole').glob(f'*.{kind}'))

@@ -136,9 +136,8 @@ def _colours(points: np.ndarray) -> np.ndarray:
             raise ConversionError(f'found the field {name!r} of type {values.dtype} in a cloud; '
                                   'expected float32 or uint32 with 0x00RRGGBB packed in; correct '
                                   'the publisher')
-        packed = values.view(np.uint32)
-        channels = np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], axis=-1)
-        return channels.astype(np.float32) / np.float32(255)
+        packed = values.view(np.uint32).astype('<u4', copy=False).view(np.uint8).reshape(-1, 4)
+        return packed[:, 2::-1] * np.float32(1 / 255)
     for red, green, blue in (('r', 'g', 'b'), ('red', 'green', 'blue')):
         if red in names and green in names and blue in names:
             channels = np.stack([_scalar(points, n) for n in (red, green, blue)], axis=-1)
@@ -174,13 +173,18 @@ def point_sample(message: Any, topic: str = '') -> Sample:
         xyz, colours = _old_cloud(message)
     else:
         points = cloud_array(message)
+        xyz = np.empty((len(points), 3), np.float32)
         with np.errstate(over='ignore', invalid='ignore'):
-            xyz = np.stack([_scalar(points, axis).astype(np.float32) for axis in 'xyz'], axis=-1)
+            for column, axis in enumerate('xyz'):
+                values = points[axis]
+                xyz[:, column] = values if values.ndim == 1 else values[:, 0]
         colours = _colours(points)
-    good = np.isfinite(xyz).all(axis=1) & xyz.any(axis=1)
+    x, y, z = xyz[:, 0], xyz[:, 1], xyz[:, 2]
+    good = np.isfinite(x) & np.isfinite(y) & np.isfinite(z) & ((x != 0) | (y != 0) | (z != 0))
     if not good.any():
         raise ConversionError(f'found no measured point among {len(xyz)} (all NaN, infinite or at '
                               'the origin); expected some; does the sensor see anything within '
                               'its range?')
-    data = np.concatenate([xyz[good], colours[good]], axis=1)
+    data = np.concatenate([xyz, colours], axis=1)
+    data = data if good.all() else data[good]
     return Sample(stamp_ns(message), data, frame_id(message), topic=topic)
