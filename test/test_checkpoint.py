@@ -8,6 +8,7 @@ from golden.tiny import inputs, tiny
 import pytest
 import torch
 
+from onellm_ros.config import PRESETS
 from onellm_ros.modality import Modality
 from onellm_ros.model.checkpoint import (
     CheckpointError,
@@ -15,7 +16,8 @@ from onellm_ros.model.checkpoint import (
     save_model,
     weights_hash,
 )
-from onellm_ros.model.released import released_state
+from onellm_ros.model.onellm import OneLLM
+from onellm_ros.model.released import entries, released_state
 
 CONFIG = {
     'llm': {'dim': 32, 'n_layers': 2, 'n_heads': 4, 'n_kv_heads': 2, 'vocab_size': 300,
@@ -131,6 +133,20 @@ def test_every_tensor_is_accounted_for(released, name, value, text):
 def test_config_of_the_released_layout(released, change, text):
     with pytest.raises(CheckpointError, match=text):
         load_model(released({**CONFIG, **change}))
+
+
+def test_the_released_names_cover_the_7b_model():
+    config = PRESETS['onellm_7b']
+    with torch.device('meta'):
+        model = OneLLM(config)
+    own = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    assert sorted(e.own for e in entries(config)) == sorted(own)
+    assert own['llm.layers.31.feed_forward.w1.weight'] == (11008, 4096)
+    assert own['upm.experts.2.blocks.7.feed_forward.w1.weight'] == (2816, 1024)
+    assert own['encoder.positions'] == (257, 1024)
+    assert own['tokenizers.positions.audio'] == (1213, 1024)
+    assert own['tokenizers.positions.imu'] == (392, 1024)
+    assert own['tokenizers.kinds.fmri.linear.weight'] == (8192, 15724)
 
 
 def test_several_parts_are_refused(released):

@@ -244,7 +244,8 @@ def test_a_question_cannot_end_its_own_turn(engine):
 
 
 @pytest.mark.parametrize('value, text', [
-    (torch.zeros(2, 6, 30), 'expected a batch of 1'), (torch.zeros(1, 6, 3), 'imu: expected at least 5'),
+    (torch.zeros(2, 6, 30), 'expected a batch of 1'),
+    (torch.zeros(1, 6, 3), 'imu: expected at least 5'),
     (torch.zeros(1, 5, 30), r'imu: expected an input of shape'),
     (torch.full((1, 6, 30), torch.nan), 'imu: the input has values that are not finite'),
 ])
