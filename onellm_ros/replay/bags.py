@@ -16,6 +16,7 @@ from pathlib import Path
 import tempfile
 from typing import Any, NamedTuple
 
+from rosbags.interfaces import Nodetype
 from rosbags.serde import SerdeError
 from rosbags.typesys import (
     Stores,
@@ -220,7 +221,7 @@ class Bag(AbstractContextManager['Bag']):
         base = get_typestore(_base_store(source.distro, ros1))
         store = get_typestore(Stores.EMPTY)
         try:
-            store.register({**base.fielddefs, **types})
+            store.register(_with_dependencies(source.channels, types, base.fielddefs))
         except (TypesysError, SyntaxError, *READ_ERRORS) as error:
             self._own_problems.append(f'the message definitions in the bag cannot be used '
                                       f'({error}); those of {source.distro or "Jazzy"} are')
@@ -238,6 +239,29 @@ class Bag(AbstractContextManager['Bag']):
                                           'which carries definitions')
                 continue
             self._stores[(number, channel.key)] = store
+
+
+def _with_dependencies(channels: Collection[Channel], types: dict[str, Any],
+                       known: dict[str, Any]) -> dict[str, Any]:
+    """Return the types of the channels and all that they are made of (only these: it is faster).
+
+    :param types: what the bag defines, which comes first.
+    :param known: the types of the distribution.
+    """
+    needed: dict[str, Any] = {}
+    waiting = [*types, *(channel.type for channel in channels)]
+    while waiting:
+        name = waiting.pop()
+        definition = types.get(name) or known.get(name)
+        if name in needed or definition is None:
+            continue
+        needed[name] = definition
+        for _, (node, value) in definition[1]:
+            if node in (Nodetype.ARRAY, Nodetype.SEQUENCE):
+                node, value = value[0]
+            if node is Nodetype.NAME:
+                waiting.append(value)
+    return needed
 
 
 def _base_store(distro: str, ros1: bool) -> Stores:
