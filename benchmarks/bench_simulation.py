@@ -1,7 +1,6 @@
 """Measure the simulated world: milliseconds a view, complete samples a second; draw a sheet.
 
-    python benchmarks/bench_simulation.py                     # the figures
-    python benchmarks/bench_simulation.py --sheet views.png   # twelve views with their truth
+Without arguments it prints the figures; ``--sheet views.png`` saves twelve views with their truth.
 """
 
 from __future__ import annotations

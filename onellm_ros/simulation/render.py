@@ -17,9 +17,9 @@ import numpy as np
 
 from onellm_ros.simulation import shading, textures, tracing
 from onellm_ros.simulation.motion import Pose
-from onellm_ros.simulation.rooms import fittings, FITTINGS_ID
+from onellm_ros.simulation.rooms import FITTINGS_ID, fittings
 from onellm_ros.simulation.scene import Scene, Thing
-from onellm_ros.simulation.shapes import draw, Look, Sketch
+from onellm_ros.simulation.shapes import Look, Sketch, draw
 from onellm_ros.simulation.tracing import BOX, ELLIPSOID, Primitives, Surroundings
 
 _CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
@@ -60,14 +60,16 @@ class Camera:
 class View:
     """What a camera sees.
 
-    :param image: uint8 [H, W, 3], or None if not asked for.
+    Arrays that were not asked for are empty.
+
+    :param image: uint8 [H, W, 3].
     :param depth: float32 [H, W] metres along the optical axis, NaN where the ray meets nothing.
     :param normal: float32 [H, W, 3] unit, camera optical frame, facing the camera.
     :param ids: int16 [H, W]: objects 1.., floor 0, ceiling -1, walls -2..-5, fittings -6,
         nothing -9.
     """
 
-    image: np.ndarray | None
+    image: np.ndarray
     depth: np.ndarray
     normal: np.ndarray
     ids: np.ndarray
@@ -258,8 +260,7 @@ def render(prims: Primitives, room: Surroundings, camera: Camera, base: Pose, *,
            supersample: bool = False, threads: int = 1) -> View:
     """Return what the camera sees from a base pose.
 
-    :param colour: compute the image. :param geometry: compute depth, normals and ids (else
-        they are empty arrays). :param shadows: hard shadows of the lamp.
+    :param colour: compute the image. :param geometry: compute depth, normals and ids . :param shadows: hard shadows of the lamp.
     :param supersample: average 2x2 rays in pixels that lie on edges.
     :param threads: bands of rows rendered side by side.
     """
@@ -274,7 +275,7 @@ def render(prims: Primitives, room: Surroundings, camera: Camera, base: Pose, *,
     if geometry:
         shading.geometry_grid(dirs, at, axes, prims, t, code, depth, normal, ids)
     if not colour:
-        return View(None, depth, normal, ids)
+        return View(np.empty((0, 0, 3), np.uint8), depth, normal, ids)
     rgb = np.empty((camera.height, camera.width, 3), np.float32)
     _bands(camera.height, threads, lambda rows: _shade(
         dirs[rows], at, prims, room, t[rows], code[rows], shadows, 1.0 / fx, rgb[rows]))

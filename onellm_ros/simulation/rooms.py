@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from onellm_ros.simulation.shapes import Colour, METAL, Sketch
+from onellm_ros.simulation.shapes import METAL, Colour, Sketch
 from onellm_ros.simulation.textures import NAMES
 from onellm_ros.simulation.tracing import ART, GRAIN, SKY, Surroundings
 from onellm_ros.simulation.truth import FLOORS

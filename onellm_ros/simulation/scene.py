@@ -14,8 +14,8 @@ import math
 import numpy as np
 
 from onellm_ros.simulation.motion import WINDOW_S
-from onellm_ros.simulation.rooms import random_room, Room
-from onellm_ros.simulation.shapes import Colour, SIZES
+from onellm_ros.simulation.rooms import Room, random_room
+from onellm_ros.simulation.shapes import SIZES, Colour
 from onellm_ros.simulation.truth import COLOURS, FURNITURE, KINDS, MOVERS, PLACES, SMALL
 
 MOVER_SHARE = 0.4
@@ -385,9 +385,10 @@ def furnish(rng: np.random.Generator, *, reach_s: float, mover_share: float = 0.
 
 
 def _thin(path: np.ndarray) -> Iterable[tuple[float, float]]:
-    """Yield points of the path at least 0.25 m apart, the last one always."""
+    """Yield points of the path about 0.25 m apart, the last and the first one always."""
     last = path[-1]
     yield float(last[0]), float(last[1])
+    yield float(path[0, 0]), float(path[0, 1])
     for point in path[::-1]:
         if math.hypot(point[0] - last[0], point[1] - last[1]) >= 0.25:
             last = point

@@ -14,9 +14,9 @@ from onellm_ros.simulation import tracing
 from onellm_ros.simulation.motion import Pose
 from onellm_ros.simulation.render import (
     Camera,
+    View,
     camera_rectangles,
     pixel_rays,
-    View,
 )
 from onellm_ros.simulation.scene import Scene, Thing
 from onellm_ros.simulation.tracing import Primitives

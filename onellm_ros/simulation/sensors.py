@@ -13,12 +13,12 @@ import numpy as np
 
 from onellm_ros.simulation import shading, textures
 from onellm_ros.simulation.motion import Pose
-from onellm_ros.simulation.render import base_rotation, Camera, render, Stage, trace, View
+from onellm_ros.simulation.render import Camera, Stage, View, base_rotation, render, trace
 from onellm_ros.simulation.tracing import MISS, Primitives, Surroundings
 from onellm_ros.simulation.truth import COLOURS, KINDS, PLACES, SeenObject
 
 NEAREST_M, FARTHEST_M = 0.3, 10.0
-SCAN_WIDTH_RAD = math.radians(120.0)
+SCAN_WIDTH_RAD = math.radians(80.0)        # what the camera sees, so that one truth serves both
 SCAN_LOW_RAD, SCAN_HIGH_RAD = math.radians(-35.0), math.radians(15.0)
 SCAN_NOISE_M = 0.01
 VOXELS = 256
@@ -120,10 +120,9 @@ def film(stage: Stage, camera: Camera, poses: Sequence[Pose], late_s: Sequence[f
     :param poses: the base at each frame; :param late_s: the frames' times after the window's end.
     """
     frames = np.empty((len(poses), camera.height, camera.width, 3), np.uint8)
-    for frame, base, late in zip(frames, poses, late_s, strict=True):
-        view = render(stage.primitives(late), stage.room, camera, base, geometry=False,
-                      shadows=False)
-        frame[:] = view.image
+    for i, (base, late) in enumerate(zip(poses, late_s, strict=True)):
+        frames[i] = render(stage.primitives(late), stage.room, camera, base, geometry=False,
+                           shadows=False).image
     return frames
 
 

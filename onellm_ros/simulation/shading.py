@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from numba import njit
+import numpy as np
 
 from onellm_ros.simulation.tracing import (
-    _FLAGS,
-    _HELPER,
-    _shadowed,
-    _tone,
     CEILING,
     FLOOR,
-    local_of,
+    HELPER,
+    KERNEL,
     MISS,
+    WALLS,
+    local_of,
     normal_at,
     primitive_colour,
-    WALLS,
+    shadowed,
+    tone_at,
 )
 
 SKY_BYTES = (140.0, 178.0, 230.0)
 
 
-@njit(**_HELPER)
+@njit(**HELPER)
 def _room_normal(code):
     if code == FLOOR:
         return 0.0, 0.0, 1.0
@@ -39,23 +39,23 @@ def _room_normal(code):
     return (sign, 0.0, 0.0) if side < 2 else (0.0, sign, 0.0)
 
 
-@njit(**_HELPER)
+@njit(**HELPER)
 def _room_colour(room, code, x, y, z, footprint, pyramid):
     if code == FLOOR:
         c = room.floor
         u = room.turn[0] * x - room.turn[1] * y
         v = room.turn[1] * x + room.turn[0] * y
-        tone = _tone(pyramid, room.texture, u, v, footprint)
+        tone = tone_at(pyramid, room.texture, u, v, footprint)
         return c[0] * tone, c[1] * tone, c[2] * tone
     if code == CEILING:
         return 0.86, 0.86, 0.84
     c = room.wall
     side = WALLS - code
-    tone = 0.97 + 0.03 * _tone(pyramid, 3, 0.5 * (x if side >= 2 else y), 0.5 * z, footprint)
+    tone = 0.97 + 0.03 * tone_at(pyramid, 3, 0.5 * (x if side >= 2 else y), 0.5 * z, footprint)
     return c[0] * tone, c[1] * tone, c[2] * tone
 
 
-@njit(**_HELPER)
+@njit(**HELPER)
 def _corner_shade(room, code, x, y, z):
     """Return the share of ambient light (0..1) on a room surface near the room's edges."""
     shade = 1.0
@@ -69,7 +69,7 @@ def _corner_shade(room, code, x, y, z):
     return shade
 
 
-@njit(**_HELPER)
+@njit(**HELPER)
 def _contact_shade(prims, x, y):
     """Return the share of ambient light on the floor at (x, y) near what stands there."""
     shade = 1.0
@@ -84,7 +84,7 @@ def _contact_shade(prims, x, y):
     return shade
 
 
-@njit(**_HELPER)
+@njit(**HELPER)
 def _highlight(lx, ly, lz, dx, dy, dz, nx, ny, nz):
     """Return the highlight (0..1) of light from unit l, seen along unit d, on unit normal n."""
     hx, hy, hz = lx - dx, ly - dy, lz - dz
@@ -99,7 +99,7 @@ def _highlight(lx, ly, lz, dx, dy, dz, nx, ny, nz):
     return s * s
 
 
-@njit(**_HELPER)
+@njit(**HELPER)
 def _byte(value):
     """Gamma 2 with a soft shoulder, 0..255."""
     value = math.sqrt(max(value, 0.0))
@@ -108,7 +108,7 @@ def _byte(value):
     return value * 255.0
 
 
-@njit(**_FLAGS)
+@njit(**KERNEL)
 def _lamp_in_frames(prims, lamp):
     local = np.empty((prims.kind.shape[0], 3))
     for p in range(local.shape[0]):
@@ -116,7 +116,7 @@ def _lamp_in_frames(prims, lamp):
     return local
 
 
-@njit(**_HELPER)
+@njit(**HELPER)
 def surface_normal(prims, code, x, y, z, dx, dy, dz):
     """Return the unit normal (world frame) of the hit, turned to face the ray's origin."""
     if code < 0:
@@ -129,7 +129,7 @@ def surface_normal(prims, code, x, y, z, dx, dy, dz):
     return nx, ny, nz
 
 
-@njit(**_FLAGS)
+@njit(**KERNEL)
 def geometry_grid(dirs, origin, axes, prims, t_in, code_in, depth, normal, ids):
     """Fill depth, normals (in the frame whose axes are the columns of ``axes``) and ids.
 
@@ -155,7 +155,7 @@ def geometry_grid(dirs, origin, axes, prims, t_in, code_in, depth, normal, ids):
 
 # Helpers that take ``prims`` are called from here only: handed on from call to call, its arrays
 # would be counted as references for every ray, which costs more than the shading itself.
-@njit(**_FLAGS)
+@njit(**KERNEL)
 def shade_rays(dirs, origin, prims, room, pyramid, t_in, code_in, shadows, pixel, rgb):
     """Fill rgb [n, 3] (0..255) with the colours of n traced rays from one origin.
 
@@ -178,7 +178,7 @@ def shade_rays(dirs, origin, prims, room, pyramid, t_in, code_in, shadows, pixel
         distance = math.sqrt(lx * lx + ly * ly + lz * lz) + 1e-9
         lx, ly, lz = lx / distance, ly / distance, lz / distance
         key = max(nx * lx + ny * ly + nz * lz, 0.0) / (0.55 + 0.075 * distance * distance)
-        if key > 0.0 and shadows and _shadowed(prims, room.light, local, x, y, z, code):
+        if key > 0.0 and shadows and shadowed(prims, room.light, local, x, y, z, code):
             key *= 0.12
         around = 0.72 + 0.28 * nz
         gloss, glow = 0.0, 0.0
@@ -203,7 +203,7 @@ def shade_rays(dirs, origin, prims, room, pyramid, t_in, code_in, shadows, pixel
         rgb[i, 2] = _byte(b * (key * room.power[2] + around * room.ambient[2] + base) + shine)
 
 
-@njit(**_FLAGS)
+@njit(**KERNEL)
 def edge_pixels(code, found):
     """Write the pixels whose 2x2 finer rays (code [2 rows, 2 columns]) differ to found [n, 2].
 

@@ -227,7 +227,7 @@ def _plant(s: Sketch, k: Look) -> None:
     for i in range(11):
         around = i * 2.399 + rng.uniform(-0.3, 0.3)
         steep = (0.25, 0.7, 1.1)[i % 3]
-        length = (0.36, 0.32, 0.26)[i % 3] * h
+        length = (0.40, 0.42, 0.42)[i % 3] * h
         dx, dy, dz = (math.cos(around) * math.cos(steep), math.sin(around) * math.cos(steep),
                       math.sin(steep))
         z = pot + 0.10 * h

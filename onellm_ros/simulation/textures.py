@@ -69,7 +69,9 @@ def _carpet(rng: np.random.Generator) -> np.ndarray:
 
 
 def _concrete(rng: np.random.Generator) -> np.ndarray:
-    tone = sum(_smooth_noise(rng, n, n) / n ** 0.4 for n in (4, 8, 16, 32, 128))
+    tone = np.zeros((SIZE, SIZE))
+    for n in (4, 8, 16, 32, 128):
+        tone += _smooth_noise(rng, n, n) / n ** 0.4
     tone = 0.62 + 0.30 * (tone - tone.min()) / np.ptp(tone)
     return tone - 0.25 * (_smooth_noise(rng, 90, 90) > 0.93)
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
 from numba import njit
+import numpy as np
 
 from onellm_ros.simulation.textures import LEVELS, SIZE, SPAN_M
 
@@ -25,10 +25,10 @@ FAR = 1e30
 _GRAIN_TEXTURE, _FABRIC_TEXTURE = 4, 5
 
 # No nnan / ninf: misses are NaN and FAR. The numpy error model: no exceptions inside kernels.
-_FLAGS = {'cache': True, 'nogil': True, 'error_model': 'numpy',
+KERNEL = {'cache': True, 'nogil': True, 'error_model': 'numpy',
           'fastmath': {'contract', 'reassoc', 'nsz', 'arcp'}}
 # Helpers must melt into the kernels: a call would pass every array of the tables one by one.
-_HELPER = {**_FLAGS, 'forceinline': True}
+HELPER = {**KERNEL, 'forceinline': True}
 
 
 Triple = tuple[float, float, float]
@@ -70,7 +70,7 @@ class Surroundings(NamedTuple):
     fill: Triple                 # [3] direction towards the weak second light, unit
 
 
-@njit(**_HELPER)
+@njit(**HELPER)
 def hit_unit(kind, taper, ox, oy, oz, dx, dy, dz):
     """Return the smallest t > 1e-6 at which the ray meets the unit body, or FAR."""
     if kind == BOX:
@@ -119,7 +119,7 @@ def hit_unit(kind, taper, ox, oy, oz, dx, dy, dz):
     return best
 
 
-@njit(**_HELPER)
+@njit(**HELPER)
 def _room_exit(origin, dx, dy, dz, low, high):
     """Return (t, code) where a ray leaves the room box, (FAR, MISS) if it never is inside."""
     near, far, code, axis = 0.0, FAR, MISS, -1
@@ -141,7 +141,7 @@ def _room_exit(origin, dx, dy, dz, low, high):
     return far, code
 
 
-@njit(**_FLAGS)
+@njit(**KERNEL)
 def trace_grid(dirs, origin, prims, rects, room, t_out, code_out):
     """Fill t_out and code_out [rows, columns] with what every ray meets first.
 
@@ -176,7 +176,7 @@ def trace_grid(dirs, origin, prims, rects, room, t_out, code_out):
                     code_out[v, u] = p
 
 
-@njit(**_FLAGS)
+@njit(**KERNEL)
 def outline_counts(dirs, origin, prims, rects, counts):
     """Fill counts [G] with how many rays meet each body if nothing else were there."""
     rows, columns = dirs.shape[0], dirs.shape[1]
@@ -202,8 +202,8 @@ def outline_counts(dirs, origin, prims, rects, counts):
                         counts[body] += 1
 
 
-@njit(**_HELPER)
-def _tone(pyramid, texture, u, v, footprint):
+@njit(**HELPER)
+def tone_at(pyramid, texture, u, v, footprint):
     """Bilinear tone of a texture at metres (u, v), blurred to the footprint (metres)."""
     level, size, offset = 0, SIZE, 0
     texel = SPAN_M / SIZE
@@ -224,7 +224,7 @@ def _tone(pyramid, texture, u, v, footprint):
     return (top * (1.0 - fy) + low * fy) * (1.1 / 255.0)
 
 
-@njit(**_HELPER)
+@njit(**HELPER)
 def _touches(ox, oy, oz, dx, dy, dz, length, radius):
     """Whether the ray from 0 along d (squared length given) comes near the sphere at o."""
     along = ox * dx + oy * dy + oz * dz
@@ -233,8 +233,8 @@ def _touches(ox, oy, oz, dx, dy, dz, length, radius):
     return (ox * ox + oy * oy + oz * oz - radius * radius) * length <= along * along
 
 
-@njit(**_HELPER)
-def _shadowed(prims, lamp, local, x, y, z, skip):
+@njit(**HELPER)
+def shadowed(prims, lamp, local, x, y, z, skip):
     """Whether a primitive other than ``skip`` stands between the lamp and (x, y, z).
 
     :param local: the lamp in every primitive's own frame, [P, 3].
@@ -263,7 +263,7 @@ def _shadowed(prims, lamp, local, x, y, z, skip):
     return False
 
 
-@njit(**_HELPER)
+@njit(**HELPER)
 def local_of(prims, p, x, y, z):
     """Return the point in the primitive's own frame."""
     m = prims.inv
@@ -273,7 +273,7 @@ def local_of(prims, p, x, y, z):
             m[p, 2, 0] * x + m[p, 2, 1] * y + m[p, 2, 2] * z)
 
 
-@njit(**_HELPER)
+@njit(**HELPER)
 def normal_at(prims, p, x, y, z):
     """Return the outward unit normal (world frame) at local point (x, y, z) of primitive p."""
     kind, taper = prims.kind[p], prims.taper[p]
@@ -300,7 +300,7 @@ def normal_at(prims, p, x, y, z):
     return nx * norm, ny * norm, nz * norm
 
 
-@njit(**_HELPER)
+@njit(**HELPER)
 def _face_metres(prims, p, x, y, z):
     """Return two surface coordinates in metres of local point (x, y, z)."""
     hx, hy, hz = prims.half[p, 0], prims.half[p, 1], prims.half[p, 2]
@@ -314,7 +314,7 @@ def _face_metres(prims, p, x, y, z):
     return math.atan2(y, x) * hx, z * hz
 
 
-@njit(**_HELPER)
+@njit(**HELPER)
 def _art(x, y, k):
     """Colour of a painted canvas or of the sky in a window at (x, y) in -1..1."""
     if k == SKY:
@@ -332,7 +332,7 @@ def _art(x, y, k):
     return 0.80, 0.78, 0.66
 
 
-@njit(**_HELPER)
+@njit(**HELPER)
 def primitive_colour(prims, p, x, y, z, footprint, pyramid):
     """Return the linear albedo at local point (x, y, z) of primitive p."""
     pattern = prims.pattern[p]
@@ -343,9 +343,9 @@ def primitive_colour(prims, p, x, y, z, footprint, pyramid):
         u, v = _face_metres(prims, p, x, y, z)
         shift = 0.37 * p
         if pattern == GRAIN:
-            tone = _tone(pyramid, _GRAIN_TEXTURE, u + shift, 2.0 * v + shift, footprint)
+            tone = tone_at(pyramid, _GRAIN_TEXTURE, u + shift, 2.0 * v + shift, footprint)
         else:
-            tone = _tone(pyramid, _FABRIC_TEXTURE, u, v, footprint)
+            tone = tone_at(pyramid, _FABRIC_TEXTURE, u, v, footprint)
     elif pattern == SEAMS:
         w = 0.045
         if abs(x) < w or abs(z) < w or abs(x * x + z * z - 0.45 - 0.4 * y * y) < 2.0 * w * w:

@@ -1,8 +1,9 @@
 """Simulated robots, by seed: every signal they sense and the truth about it.
 
 Owns the composition of scene, motion, sound and sensors into a :class:`World` (one window, yields
-an :class:`Observation`) and a :class:`LiveWorld` (without end, for the simulation node). Deterministic: a seed gives the same bytes, whichever parts
-are asked for and in whatever order. No torch, no ROS.
+an :class:`Observation`) and a :class:`LiveWorld` (without end, for the simulation node).
+Deterministic: a seed gives the same bytes, whichever parts are asked for and in whatever order.
+No torch, no ROS.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onellm_ros.modality import Modality, parse_modality, Sample
+from onellm_ros.modality import Modality, Sample, parse_modality
 from onellm_ros.simulation import sensors
 from onellm_ros.simulation.live_motion import LivePlan
 from onellm_ros.simulation.live_sounds import LiveSound
-from onellm_ros.simulation.motion import imu, IMU_S, lift_height, plan_window, Pose, WINDOW_S
-from onellm_ros.simulation.render import Camera, render, Stage, View
-from onellm_ros.simulation.scene import compose, furnish, Scene
+from onellm_ros.simulation.motion import IMU_S, WINDOW_S, Pose, imu, lift_height, plan_window
+from onellm_ros.simulation.render import Camera, Stage, View, render
+from onellm_ros.simulation.scene import Scene, compose, furnish
 from onellm_ros.simulation.seeing import clear_way, direction_of, seen_things
 from onellm_ros.simulation.sounds import RATE_HZ, synthesize
 from onellm_ros.simulation.tracing import Primitives
@@ -194,7 +195,7 @@ class World:
         if Modality.VIDEO in wanted:
             film = self._film(end, video)
         return Observation(
-            round(end * 1e9), view.image,
+            round(end * 1e9), view.image if Modality.IMAGE in wanted else None,
             sensors.measured_depth(view, self.camera, self._stream(_DEPTH))
             if Modality.DEPTH in wanted else None,
             view.normal if Modality.NORMAL in wanted else None, view.ids, cloud, stamps, values,
