@@ -12,9 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from onellm_ros.files.errors import FileError, is_npy, load_npy, read_bytes
+from onellm_ros.files.point_fields import (
+    PointFieldError,
+    cloud_from_fields,
+    grey_from_intensity,
+    unit_colours,
+)
 from onellm_ros.modality import Sample
-from onellm_ros.preprocess.errors import PreprocessError
-from onellm_ros.preprocess.point_fields import cloud_from_fields, grey_from_intensity, unit_colours
 
 _PCD_TYPES = {('F', 4): 'f4', ('F', 8): 'f8', ('U', 1): 'u1', ('U', 2): 'u2', ('U', 4): 'u4',
               ('U', 8): 'u8', ('I', 1): 'i1', ('I', 2): 'i2', ('I', 4): 'i4', ('I', 8): 'i8'}
@@ -47,7 +51,7 @@ def read_points(path: str | Path) -> Sample:
         else:
             raise FileError(f'{path}: found no point cloud that is understood, expected .pcd, '
                             '.ply or .npy')
-    except PreprocessError as error:
+    except PointFieldError as error:
         raise FileError(f'{path}: {error}') from None
     if len(cloud) == 0:
         raise FileError(f'{path}: the cloud holds no point with finite coordinates')

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from onellm_ros.preprocess.errors import PreprocessError
+
+class PointFieldError(ValueError):
+    """Point fields that are no cloud; the text says what was found and expected."""
+
 
 INTENSITIES = ('intensity', 'intensities', 'scalar_intensity', 'i', 'reflectivity', 'reflectance',
                'remission', 'reflect', 'signal')
@@ -57,8 +60,8 @@ def _colours(points: np.ndarray) -> np.ndarray:
         if packed_name in names:
             values = native(points, names[packed_name])
             if values.dtype.itemsize != 4:
-                raise PreprocessError(
-                    f'point: found the field {packed_name!r} of type {values.dtype}, expected 32 '
+                raise PointFieldError(
+                    f'found the field {packed_name!r} of type {values.dtype}, expected 32 '
                     'bits with 0x00RRGGBB packed in')
             packed = values.view(np.uint32)
             channels = np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], axis=-1)
@@ -80,12 +83,12 @@ def cloud_from_fields(points: np.ndarray) -> np.ndarray:
 
     :param points: structured [n] with the fields x, y, z (any numeric type, any byte order).
     :returns: float32 [m, 6]: x y z in metres, r g b in 0..1; m may be 0.
-    :raises PreprocessError: without coordinates, or with a colour that cannot be unpacked.
+    :raises PointFieldError: without coordinates, or with a colour that cannot be unpacked.
     """
     names = {name.lower(): name for name in points.dtype.names or ()}
     missing = [axis for axis in 'xyz' if axis not in names]
     if missing:
-        raise PreprocessError(f'point: found the fields {", ".join(names) or "none"}, expected '
+        raise PointFieldError(f'found the fields {", ".join(names) or "none"}, expected '
                               f'x, y and z ({", ".join(missing)} missing)')
     with np.errstate(over='ignore', invalid='ignore'):
         xyz = np.stack([native(points, names[axis]).astype(np.float32) for axis in 'xyz'], axis=-1)
