@@ -22,6 +22,7 @@ from onellm_ros.simulation.asking_objects import (
     near_or_far,
     object_largest,
     object_nearest,
+    object_only,
     object_place,
     place,
     place_nearest,
@@ -57,8 +58,8 @@ Family = Callable[[Truth, Modality, np.random.Generator], 'Draw | None']
 KEEP: dict[tuple[str, str], float] = {
     ('count.kind', 'zero'): 0.20, ('count.kind', 'one'): 0.22,
     ('count.colour', 'zero'): 0.20, ('count.colour', 'one'): 0.24,
-    ('count.all', 'two'): 0.85, ('range', 'near'): 0.50,
-    ('distance', 'about 1 metre'): 0.34, ('distance', 'about 2 metres'): 0.30,
+    ('count.all', 'two'): 0.85, ('range', 'near'): 0.80,
+    ('distance', 'about 1 metre'): 0.55, ('distance', 'about 2 metres'): 0.36,
     ('clear.way', 'yes'): 0.42, ('clear.space', 'about 1 metre'): 0.34,
     ('clear.space', 'about 2 metres'): 0.54, ('clear.space', 'about 3 metres'): 0.80,
     ('moving.any', 'no'): 0.54, ('moving.what', 'nothing'): 0.12}
@@ -91,4 +92,5 @@ FAMILIES: dict[Modality, dict[str, tuple[Family, ...]]] = {
         'count': (count_kind,), 'place': (place,), 'relation': (relation_side,)},
     Modality.IMU: {'motion': (motion_what, motion_is)},
     Modality.AUDIO: {'sound': (sound_what, sound_is, sound_is, sound_quiet)},
-    Modality.FMRI: {'object': (object_largest,), 'presence': (presence,)}}
+    Modality.FMRI: {
+        'object': (object_only, object_place), 'presence': (presence,), 'place': (place,)}}

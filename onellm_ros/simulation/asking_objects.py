@@ -22,6 +22,7 @@ ASKED_PLACES = {'left': 'on the left', 'ahead': 'straight ahead', 'right': 'on t
 MAX_COUNT = 4
 SIDE_MARGIN_RAD = 0.12
 LARGEST_RATIO = 1.3
+ONE_SIDED = ('ball', 'cup', 'bottle')      # clearly visible only from near
 NEARER_RATIO, NEARER_MARGIN_M = 1.2, 0.25
 
 T = TypeVar('T')
@@ -106,6 +107,11 @@ def _nearest(truth: Truth) -> SeenObject | None:
 def clearly_nearer(one: SeenObject, other: SeenObject) -> bool:
     return other.distance_m >= max(NEARER_RATIO * one.distance_m,
                                    one.distance_m + NEARER_MARGIN_M)
+
+
+def object_only(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | None:
+    """Ask for the main object where there is only one (for those who do not see sizes)."""
+    return object_largest(truth, modality, rng) if len(truth.seen) == 1 else None
 
 
 def object_nearest(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | None:
@@ -237,7 +243,7 @@ def place(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | 
 def near_or_far(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | None:
     """Ask whether an object is near or far."""
     drawn = about_one(truth, modality, rng, lambda t: (
-        None if not f.range_is_plain(t) else 'near' if t.near else 'far'))
+        None if t.kind in ONE_SIDED or not f.range_is_plain(t) else 'near' if t.near else 'far'))
     return None if drawn is None else Draw('range', 'range', *drawn)
 
 
@@ -245,7 +251,7 @@ def distance(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw
     """Ask for the distance of an object in metres."""
     def classify(thing: SeenObject) -> str | None:
         number = f.plain_metres(thing.distance_m)
-        return None if number is None else str(number)
+        return None if number is None or thing.kind in ONE_SIDED else str(number)
 
     drawn = about_one(truth, modality, rng, classify)
     if drawn is None:

@@ -91,7 +91,7 @@ def sound_quiet(truth: Truth, modality: Modality, rng: np.random.Generator) -> D
 
 
 def _movers(truth: Truth) -> list[SeenObject]:
-    return [t for t in truth.seen if t.direction]
+    return [t for t in truth.seen if t.direction or t.moves]
 
 
 def moving_what(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | None:
@@ -99,7 +99,7 @@ def moving_what(truth: Truth, modality: Modality, rng: np.random.Generator) -> D
     movers = _movers(truth)
     if not movers:
         return Draw('moving', 'moving.what', {}, 'nothing')
-    if len(movers) > 1 or not f.is_clear(movers[0]):
+    if len(movers) > 1 or not f.is_clear(movers[0]) or not movers[0].direction:
         return None
     return Draw('moving', 'moving.what', {}, w.indefinite(movers[0].kind, movers[0].colour),
                 (movers[0].kind,))
@@ -108,7 +108,7 @@ def moving_what(truth: Truth, modality: Modality, rng: np.random.Generator) -> D
 def moving_any(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | None:
     """Ask whether anything is moving."""
     movers = _movers(truth)
-    if movers and not any(f.is_clear(t) for t in movers):
+    if movers and not any(f.is_clear(t) and t.direction for t in movers):
         return None
     return Draw('moving', 'moving.any', {}, 'yes' if movers else 'no')
 

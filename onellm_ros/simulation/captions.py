@@ -31,7 +31,7 @@ CAPTION_OBJECTS = 3
 VISUAL = frozenset((Modality.IMAGE, Modality.VIDEO, Modality.DEPTH, Modality.NORMAL,
                     Modality.POINT, Modality.FMRI))
 COLOUR_TELLING = frozenset((Modality.IMAGE, Modality.VIDEO, Modality.POINT))
-PLACE_TELLING = VISUAL - {Modality.FMRI}
+PLACE_TELLING = VISUAL
 METRIC = frozenset((Modality.DEPTH, Modality.POINT))
 RANGE_TELLING = frozenset((Modality.IMAGE, Modality.VIDEO))
 
@@ -91,10 +91,10 @@ def caption_facts(truth: Truth, present: frozenset[Modality],
         objects = tuple(object_fact(t, present) for t in clear_objects(truth)[:limit])
     moving = None
     if Modality.VIDEO in present:
-        movers = [t for t in truth.seen if t.direction]
-        moving = tuple((t.kind, t.direction) for t in movers if is_clear(t))[:2]
+        movers = [t for t in truth.seen if t.direction or t.moves]
+        moving = tuple((t.kind, t.direction) for t in movers if t.direction and is_clear(t))[:2]
         if movers and not moving:
-            moving = None            # something small moves: neither said nor denied
+            moving = None      # something small moves, or to and fro: neither said nor denied
     return Facts(
         objects=objects, moving=moving,
         motion=truth.motion if Modality.IMU in present else '',

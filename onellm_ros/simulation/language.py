@@ -39,6 +39,7 @@ __all__ = [
     'unknown_questions', 'vocabulary_texts', 'word_question']
 
 _TRIES = 40
+_PATIENCE = 16         # draws without a new question until no more is expected
 
 
 def word_question(family: str, slots: Mapping[str, str], rng: np.random.Generator,
@@ -72,9 +73,9 @@ def questions(truth: Truth, modality: Modality, rng: np.random.Generator, count:
     answered: set[tuple[str, str]] = set()
     refused: set[tuple[str, str, str]] = set()
     drawn: list[Question] = []
-    for _ in range(_TRIES * count):
-        if len(drawn) == count:
-            break
+    idle = 0
+    while len(drawn) < count and idle < _PATIENCE:
+        idle += 1
         families = asking.FAMILIES[modality][types[int(rng.integers(len(types)))]]
         draw = families[int(rng.integers(len(families)))](truth, modality, rng)
         if draw is None or (draw.family, draw.answer) in answered:
@@ -86,6 +87,7 @@ def questions(truth: Truth, modality: Modality, rng: np.random.Generator, count:
         if rng.random() >= asking.keep(draw):
             refused.add((draw.family, draw.answer, phrase))
             continue
+        idle = 0
         answered.add((draw.family, draw.answer))
         drawn.append(_worded(draw, modality, rng, held_out))
     return drawn
@@ -134,7 +136,7 @@ def unknown_questions(truth: Truth, present: frozenset[Modality], rng: np.random
     absent = [kind for kind in KINDS if all(thing.kind != kind for thing in truth.seen)]
     lacking = _lacking(present)
     about: list[str] = []
-    if present & VISUAL - {Modality.FMRI}:
+    if present & VISUAL:
         about = ['place', 'distance'] if present & METRIC else ['place']
         about += ['colour'] * 2 if present & COLOUR_TELLING else []
     drawn: list[Question] = []

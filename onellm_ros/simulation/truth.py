@@ -43,7 +43,9 @@ class SeenObject:
     :param bearing_rad: of the centre of its visible pixels, positive to the left.
     :param pixels: share of the picture that it fills, 0..1.
     :param visible: share of the object's own outline that is not hidden or cut, 0..1 (estimate).
-    :param direction: one of DIRECTIONS for a moving object, empty for one at rest.
+    :param direction: one of DIRECTIONS for a moving object, empty for one at rest or for one
+        whose way is none of them.
+    :param moves: whether it moves, if its direction does not tell.
     """
 
     object_id: int
@@ -55,6 +57,7 @@ class SeenObject:
     pixels: float
     visible: float
     direction: str = ''
+    moves: bool = False
 
     @property
     def near(self) -> bool:

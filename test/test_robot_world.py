@@ -1,0 +1,212 @@
+"""The evaluation on simulated worlds: what is asked, what is given, and how it is counted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip('numba', reason='the simulator needs numba')
+
+from onellm_ros.evaluation import command, robot_world  # noqa: E402
+from onellm_ros.evaluation.guesser import Guesser  # noqa: E402
+from onellm_ros.modality import Modality, Sample  # noqa: E402
+from onellm_ros.simulation import language  # noqa: E402
+from onellm_ros.simulation.language import Question  # noqa: E402
+from onellm_ros.simulation.truth import Truth  # noqa: E402
+
+
+class FakeObservation:
+    """The samples of a window that hold nothing."""
+
+    stamp_ns = 2_560_000_000
+
+    def __init__(self, truth: Truth) -> None:
+        self.truth = truth
+
+    def chosen(self) -> dict[Modality, list[Sample]]:
+        return {m: [Sample(self.stamp_ns, np.zeros(1))] for m in Modality}
+
+
+class FakeWorld:
+    """A world whose truth is made up, without pictures."""
+
+    def __init__(self, seed: int, held_out: bool = False) -> None:
+        assert held_out
+        self._truth = language.random_truth(np.random.default_rng(seed))
+
+    def truth(self) -> Truth:
+        return self._truth
+
+    def sample(self) -> FakeObservation:
+        return FakeObservation(self._truth)
+
+
+@pytest.fixture
+def fake_worlds(monkeypatch):
+    monkeypatch.setattr(robot_world, 'World', FakeWorld)
+
+
+def run(answer_fn, **changes):
+    settings = {'seed': 3, 'worlds': 8, 'guesser_worlds': 8, 'progress': False} | changes
+    return robot_world.evaluate(answer_fn, **settings)
+
+
+def silent(evidence, questions):
+    return [''] * len(questions)
+
+
+def test_structure_and_counts(fake_worlds):
+    report = run(silent, questions_per_world=3, caption_worlds=2)
+    assert list(report['modalities']) == [m.value for m in Modality]
+    for table in (report['modalities'], report['question_types']):
+        for row in table.values():
+            assert set(row) == {'accuracy', 'guesser', 'questions'}
+            assert row['accuracy'] == 0.0
+    assert set(report['question_types']) <= set(language.QUESTION_TYPES)
+    answerable = sum(row['questions'] for row in report['modalities'].values())
+    unknown = report['question_types']['unknown']['questions']
+    assert unknown == 8 * 8
+    assert sum(r['questions'] for r in report['question_types'].values()) == answerable + unknown
+    assert set(report['captions']) == {m.value for m in Modality} | {'together'}
+    assert report['captions']['imu'] == {'motion': 0.0}
+    json.dumps(report)
+
+
+def test_deterministic_and_seeded(fake_worlds):
+    asked: dict[int, list[str]] = {}
+
+    def record(key):
+        def answer(evidence, questions):
+            asked.setdefault(key, []).extend(questions)
+            return ['yes'] * len(questions)
+        return answer
+
+    assert run(record(0)) == run(record(1))
+    assert asked[0] == asked[1]
+    run(record(2), seed=4)
+    assert asked[2] != asked[0]
+
+
+def test_perfect_answers_score_one(fake_worlds, monkeypatch):
+    answers: dict[str, str] = {}
+    draw = robot_world._questions
+
+    def remember(*args):
+        found = draw(*args)
+        answers.update({q.question: q.answer for q in found})
+        return found
+
+    monkeypatch.setattr(robot_world, '_questions', remember)
+    report = run(lambda evidence, questions: [answers.get(q, '') for q in questions],
+                 caption_worlds=0)
+    for row in (*report['modalities'].values(), *report['question_types'].values()):
+        assert row['accuracy'] == 1.0
+    assert report['modalities']['image']['guesser'] < 0.7
+    assert report['captions'] == {}
+
+
+def test_only_the_evidence_is_given(fake_worlds):
+    given = []
+
+    def answer(evidence, questions):
+        given.append((evidence.blocks, frozenset(evidence.chosen)))
+        return [''] * len(questions)
+
+    run(answer, worlds=1, caption_worlds=1)
+    expected = [((m,), frozenset(robot_world.EVIDENCE[m])) for m in Modality]
+    assert given == [*expected, (tuple(Modality), frozenset(Modality))]
+    assert robot_world.EVIDENCE[Modality.DEPTH] == (Modality.DEPTH, Modality.IMAGE)
+
+
+def test_held_out_wording(fake_worlds):
+    said: dict[bool, set[str]] = {False: set(), True: set()}
+    for held_out in said:
+        def answer(evidence, questions, held_out=held_out):
+            said[held_out] |= set(questions)
+            return [''] * len(questions)
+        run(answer, held_out_wording=held_out, caption_worlds=0)
+    assert not said[False] & said[True]
+
+
+def test_wrong_number_of_answers_and_of_worlds(fake_worlds):
+    with pytest.raises(ValueError, match='answers to'):
+        run(lambda evidence, questions: [])
+    with pytest.raises(ValueError, match='at least one'):
+        run(silent, worlds=0)
+    with pytest.raises(ValueError, match='at most'):
+        run(silent, worlds=1_000_000)
+
+
+def test_guesser():
+    def asked(text: str, answer: str, kind: str = 'colour') -> Question:
+        return Question(kind, Modality.IMAGE, text, answer)
+    guesser = Guesser([asked('What colour is it?', 'red'), asked('What colour is it?', 'red'),
+                       asked('What colour is it?', 'blue'), asked('Which?', 'blue'),
+                       asked('Which?', 'blue'), asked('Which?', 'blue')])
+    assert guesser.guess(asked('what colour is it', '')) == 'red'
+    assert guesser.guess(asked('Never asked before?', '')) == 'blue'
+    assert guesser.guess(asked('How many?', '', 'count')) == ''
+
+
+class FakeEngine:
+    """Answers 'yes' to everything and remembers what it was shown."""
+
+    name, weights_hash = 'fake', '0123'
+
+    def __init__(self) -> None:
+        self.shown: list[set[Modality]] = []
+        self.preprocessor = SimpleNamespace(tensors=lambda chosen, end_ns: dict(chosen))
+
+    def encode(self, tensors):
+        self.shown.append(set(tensors))
+        return SimpleNamespace()
+
+    def ask(self, prefix, question, max_tokens):
+        return SimpleNamespace(text='yes')
+
+
+def test_command_writes_json(fake_worlds, monkeypatch, tmp_path, capsys):
+    engine = FakeEngine()
+    loaded = []
+    module = SimpleNamespace(Engine=SimpleNamespace(
+        load=lambda model, device: loaded.append((model, device)) or engine))
+    monkeypatch.setitem(__import__('sys').modules, 'onellm_ros.inference.engine', module)
+    monkeypatch.setattr(robot_world, 'GUESSER_WORLDS', 5)
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    out = tmp_path / 'sub' / 'report.json'
+    status = command.run(parser.parse_args([
+        'robot-world', '--seed', '2', '--worlds', '2', '--json', str(out), '--modalities',
+        'imu,depth']))
+    assert status == 0
+    report = json.loads(out.read_text())
+    assert (report['seed'], report['worlds']) == (2, 2)
+    assert report['model'] == {'name': 'fake', 'weights': '0123'}
+    assert set(report['modalities']) == {'imu', 'depth'}
+    assert 'torch' in report['versions']
+    assert loaded == [('nano', 'auto')]
+    assert engine.shown[0] == {Modality.IMU} and engine.shown[1] == {Modality.DEPTH}
+    assert re.search(r'imu +\d\.\d+ +\d\.\d+ +\d+', capsys.readouterr().out)
+
+
+def test_command_tells_wrong_use(fake_worlds, monkeypatch, capsys):
+    monkeypatch.setitem(__import__('sys').modules, 'onellm_ros.inference.engine',
+                        SimpleNamespace(Engine=SimpleNamespace(load=None)))
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert command.run(parser.parse_args(['robot-world', '--modalities', 'smell'])) == 2
+    assert 'unknown modality' in capsys.readouterr().err
+
+
+def test_real_worlds():
+    """Two rendered worlds, asked in full; a truth without pictures equals that of the sample."""
+    world = robot_world.World(robot_world.world_seed(5, 0), held_out=True)
+    assert world.truth() == robot_world.World(
+        robot_world.world_seed(5, 0), held_out=True).sample().truth
+    report = run(silent, worlds=2, guesser_worlds=2)
+    assert report['modalities']['imu']['questions'] > 0
