@@ -13,11 +13,10 @@ import pytest
 rclpy = pytest.importorskip('rclpy')
 
 from builtin_interfaces.msg import Time  # noqa: E402
-from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
-
 from onellm_msgs.action import AskStream  # noqa: E402
 from onellm_msgs.msg import AudioChunk, Description, ModalityReport, WindowReport  # noqa: E402
 from onellm_msgs.srv import Ask  # noqa: E402
+from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
 
 FIELD = re.compile(r'^[\w/]+(\[\])? +[a-z]\w*$')
 CONSTANT = re.compile(r'^(\w+) +([A-Z]\w*) *= *(\S+)')
