@@ -15,7 +15,7 @@ import threading
 import time
 
 LATE_S = 0.5               # a frame that is ready later than this after its time is left out
-_ESTIMATE_DECAY, _LONGEST_ESTIMATE_S = 0.7, 1.0
+_ESTIMATE_DECAY, _LONGEST_ESTIMATE_S = 0.5, 5.0
 _LONGEST_WAIT_S = 0.2
 
 

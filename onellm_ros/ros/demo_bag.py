@@ -1,0 +1,67 @@
+"""What the demonstration does with a recording: which topics it plays, and how long.
+
+This module owns the check before anything is started; the playing is ``bag_player``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from onellm_ros.replay.bag_sources import BagError
+from onellm_ros.replay.bags import open_bag
+from onellm_ros.replay.matching import match_topics
+from onellm_ros.ros.bag_player import input_name
+
+
+@dataclass(frozen=True)
+class BagPlan:
+    """A recording that can be played.
+
+    :param seconds: its length. :param inputs: inputs of the perception node that it feeds.
+    :param arguments: of ``bag_player``. :param lines: topics, for people.
+    """
+
+    path: Path
+    seconds: float
+    inputs: tuple[str, ...]
+    arguments: tuple[str, ...]
+    lines: tuple[str, ...]
+
+
+def topic_choices(words: list[str]) -> dict[str, str]:
+    """Read TOPIC=MODALITY words.
+
+    :raises BagError: for a word without a name on both sides.
+    """
+    choices = {}
+    for word in words:
+        topic, sign, modality = word.rpartition('=')
+        if not (topic and sign and modality):
+            raise BagError(f'found --topics {word!r}; expected TOPIC=MODALITY, for example '
+                           '/camera/color/image_raw=image')
+        choices[topic] = modality
+    return choices
+
+
+def plan_bag(path: Path, choices: Mapping[str, str]) -> BagPlan:
+    """Open a recording and match its topics.
+
+    :param choices: topic -> modality (or ``none``) that the user asks for.
+    :raises BagError: for a recording that cannot be played, with the reason.
+    :raises ValueError: for a modality that does not exist.
+    """
+    with open_bag(path) as bag:
+        match = match_topics(bag, choices)
+        seconds = (bag.end_ns - bag.start_ns) * 1e-9
+        lines = (*match.lines(), *(f'  problem: {p}' for p in bag.problems))
+        if not match.used:
+            reasons = '; '.join(f'{topic}: {why}' for topic, why in match.unused.items())
+            raise BagError(f'found no topic in {path} that the model could use '
+                           f'({reasons or "it has no topics"}); give --topics TOPIC=MODALITY to '
+                           'insist')
+        inputs = tuple(dict.fromkeys(input_name(match, topic) for topic in match.used))
+    maps = [word for topic, modality in choices.items()
+            for word in ('--map', f'{topic}={modality}')]
+    return BagPlan(path, seconds, inputs, (str(path), *maps, '--wait', '2'), lines)
