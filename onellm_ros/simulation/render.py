@@ -260,7 +260,8 @@ def render(prims: Primitives, room: Surroundings, camera: Camera, base: Pose, *,
            supersample: bool = False, threads: int = 1) -> View:
     """Return what the camera sees from a base pose.
 
-    :param colour: compute the image. :param geometry: compute depth, normals and ids . :param shadows: hard shadows of the lamp.
+    :param colour: compute the image. :param geometry: compute depth, normals and ids.
+    :param shadows: hard shadows of the lamp.
     :param supersample: average 2x2 rays in pixels that lie on edges.
     :param threads: bands of rows rendered side by side.
     """
