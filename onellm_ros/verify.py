@@ -11,6 +11,7 @@ overwritten. Generation is therefore compared twice: as the reference decodes, a
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -253,6 +254,20 @@ def verify(directory: str | Path, tolerance: float = TOLERANCE) -> Report:
     ignored = sorted(set(expected) - compared - {'prompt_tokens'})
     return Report(str(folder), tolerance, rows, tuple(n for n in order if n not in outputs),
                   tuple(ignored))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``onellm verify``."""
+    parser.add_argument('directory', type=Path,
+                        help='folder with config.json, consolidated.00-of-01.pth and '
+                             'expected.safetensors')
+    parser.add_argument('--tolerance', type=float, default=TOLERANCE,
+                        help='largest error that still agrees (default: %(default)g)')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the comparison; return 0 if all agrees, 1 if not, 2 if it could not be made."""
+    return main(args.directory, args.tolerance)
 
 
 def main(directory: str | Path, tolerance: float = TOLERANCE) -> int:

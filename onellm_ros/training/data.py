@@ -41,8 +41,8 @@ class Segment:
 class Packed:
     """Question segments of a batch, padded: each segment sees the prefix and itself.
 
-    ``ids``, ``segments`` (0 = padding) and ``positions`` (from the prefix' end on) are int64 [B, L];
-    ``labels`` holds the next token where it belongs to an answer, else -100.
+    ``ids``, ``segments`` (0 = padding) and ``positions`` (from the prefix' end on) are int64
+    [B, L]; ``labels`` holds the next token where it belongs to an answer, else -100.
     """
 
     ids: Tensor
@@ -207,8 +207,11 @@ class Batches(Dataset[Batch]):
                  for q in language.questions(truth, m, rng, max(2, -(-count // len(ordered))),
                                              held_out=self.held_out)]
         asked = [asked[int(i)] for i in rng.permutation(len(asked))[:count]]
-        asked += language.unknown_questions(truth, present, rng, 1, held_out=self.held_out)
+        if rng.random() < self.stage.unknowns:
+            asked += language.unknown_questions(truth, present, rng, 1, held_out=self.held_out)
         rows = [self._segment(q.question, q.answer, q.type) for q in asked]
+        if rows and rng.random() >= self.stage.captions:
+            return rows
         prompts = language.CAPTION_PROMPTS
         prompt = prompts[0] if rng.random() < 0.5 else prompts[int(rng.integers(len(prompts)))]
         style = 'plain' if prompt == prompts[0] else 'varied'

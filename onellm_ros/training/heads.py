@@ -1,15 +1,15 @@
 """Heads that exist only while a small model is trained.
 
-``DenseHead`` reads what each patch shows from the encoder's tokens, ``FactsHead`` reads the facts of
-``targets.py`` from pooled encoder tokens or from the modality tokens that the LLM will get. Shipped
-weights hold neither. Owns the heads and their losses.
+``DenseHead`` reads what each patch shows from the encoder's tokens, ``FactsHead`` reads the facts
+of ``targets.py`` from pooled encoder tokens or from the modality tokens that the LLM will get.
+Shipped weights hold neither. Owns the heads and their losses.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+import torch.nn.functional as F
 
 from onellm_ros.simulation.truth import COLOURS, KINDS
 from onellm_ros.training.shards import FIRST_KIND, GRID
@@ -42,7 +42,8 @@ class DenseHead(nn.Module):
     def loss(self, tokens: Tensor, dense: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and the share of cells whose kind is right.
 
-        :param dense: uint8 [B, GRID, GRID, 2]; :param distance: [B, GRID, GRID] metres, NaN unknown.
+        :param dense: uint8 [B, GRID, GRID, 2].
+        :param distance: [B, GRID, GRID] metres, NaN unknown.
         """
         out = self(tokens).float()
         kind, colour = dense[..., 0].long(), dense[..., 1].long()

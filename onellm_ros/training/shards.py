@@ -1,20 +1,20 @@
 """Simulated worlds rendered to disk: what training reads.
 
-A shard is a folder with one ``.npy`` file a signal and a ``truth.jsonl``; it appears under its final
-name only when it is complete, so that a killed writer leaves nothing half-done behind. The arrays are
-stored small (pictures at the model's size, half precision where that loses nothing) and are opened as
-memory maps. Worlds are numbered; a shard's number and size fix the seeds of its worlds.
+A shard is a folder with one ``.npy`` file a signal and a ``truth.jsonl``; it appears under its
+final name only when it is complete, so that a killed writer leaves nothing half-done behind. The
+arrays are stored small (pictures at the model's size, half precision where that loses nothing) and
+are opened as memory maps. Worlds are numbered; a shard's number fixes the seeds of its worlds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 import json
 import multiprocessing
 import os
-import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,8 +50,8 @@ def truth_from_json(text: str) -> Truth:
 def dense_labels(observation: Observation) -> tuple[np.ndarray, np.ndarray]:
     """Return what each cell of the picture shows.
 
-    :returns: uint8 [GRID, GRID, 2] (FLOOR, WALL, FIRST_KIND + index in KINDS or IGNORE; index of the
-        colour or IGNORE) and float16 [GRID, GRID] (metres, NaN unknown).
+    :returns: uint8 [GRID, GRID, 2] (FLOOR, WALL, FIRST_KIND + index in KINDS or IGNORE; index of
+        the colour or IGNORE) and float16 [GRID, GRID] (metres, NaN unknown).
     """
     ids, depth = observation.ids, observation.depth
     rows = ((np.arange(GRID) + 0.5) * ids.shape[0] / GRID).astype(int)
@@ -104,7 +104,7 @@ def pack(observation: Observation, config: ModelConfig) -> Packed:
 
 
 def world_seed(base_seed: int, shard: int, index: int) -> int:
-    """Return the seed of world ``index`` of shard ``shard``; ``base_seed`` names the collection."""
+    """Return the seed of a world of a shard; ``base_seed`` names the collection."""
     return base_seed * 100_000_000 + shard * SHARD_WORLDS + index
 
 
@@ -199,8 +199,9 @@ def start_rendering(folder: Path, shards: Iterator[int] | range, config: ModelCo
                     held_out: bool = False) -> list[multiprocessing.process.BaseProcess]:
     """Start processes that render the given shards; they are daemons and may be joined."""
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob('.partial-*'):
-        shutil.rmtree(stale, ignore_errors=True)
+    for partial in folder.glob('.partial-*'):
+        if not Path(f'/proc/{partial.name.rsplit("-", 1)[1]}').exists():
+            shutil.rmtree(partial, ignore_errors=True)     # of a writer that was killed
     numbers = list(shards)
     context = multiprocessing.get_context('spawn')
     started = []

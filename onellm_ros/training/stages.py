@@ -1,9 +1,9 @@
 """The stages of training as data: which modalities, which parts learn, for how long.
 
-A stage of kind ``encoder`` predicts the dense labels and facts from the encoder's tokens; ``language``
-trains the LLM on text alone (the scene given as words); ``align`` trains on questions and captions
-about one set of modalities a batch. The paper starts from CLIP and Llama 2 and so has only the last
-kind; at nano's size nothing pretrained exists, so encoder and LLM come first.
+A stage of kind ``encoder`` predicts the dense labels and facts from the encoder's tokens;
+``language`` trains the LLM on text alone (the scene given as words); ``align`` trains on questions
+and captions about one set of modalities a batch. The paper starts from CLIP and Llama 2 and so has
+only the last kind; at nano's size nothing pretrained exists, so encoder and LLM come first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from onellm_ros.modality import Modality
 
-I, V, A, P, D, N, M, F = (
+IMG, VID, AUD, PTS, DEP, NRM, IMU, FMR = (
     Modality.IMAGE, Modality.VIDEO, Modality.AUDIO, Modality.POINT, Modality.DEPTH,
     Modality.NORMAL, Modality.IMU, Modality.FMRI)
 
@@ -24,8 +24,11 @@ class Stage:
     :param sets: (modalities that a batch holds, relative frequency) each.
     :param trains: parts that learn: ``tokenizers``, ``encoder``, ``upm``, ``llm``.
     :param batch: worlds a batch; :param questions: questions asked of each world.
+    :param unknowns: share of the worlds that are asked one thing more that nobody can tell.
+    :param captions: share of the worlds that are described, too.
     :param learning_rate: peak, after ``warmup`` steps; cosine down to a twentieth of it.
     :param facts: weight of the facts heads' loss beside the loss on answers.
+    :param match_scale: begin with modality tokens of the size of the LLM's word embeddings.
     """
 
     name: str
@@ -35,11 +38,14 @@ class Stage:
     steps: int
     batch: int = 48
     questions: int = 6
+    unknowns: float = 0.5
+    captions: float = 0.5
     learning_rate: float = 1e-3
     warmup: int = 200
     weight_decay: float = 0.05
     clip: float = 1.0
     facts: float = 0.3
+    match_scale: bool = False
 
     def __post_init__(self) -> None:
         """Check what a typing mistake would silently break."""
@@ -53,15 +59,18 @@ class Stage:
 
 
 NANO_RECIPE = (
-    Stage('language', 'language', (((I, D, V, A, M, P, N, F), 1),), ('llm',),
-          steps=2000, batch=32, questions=6, learning_rate=1.5e-3),
+    Stage('language', 'language', (((IMG, DEP, VID, AUD, IMU, PTS, NRM, FMR), 1),), ('llm',),
+          steps=800, batch=32, questions=4, learning_rate=1.5e-3),
     Stage('encoder', 'encoder',
-          (((I,), 5), ((D,), 2), ((N,), 1), ((V,), 0.7), ((P,), 2), ((A,), 2), ((M,), 1),
-           ((F,), 0.5)),
-          ('tokenizers', 'encoder'), steps=6000, batch=64),
+          (((IMG,), 5), ((DEP,), 2), ((NRM,), 1), ((VID,), 0.7), ((PTS,), 2), ((AUD,), 2),
+           ((IMU,), 1), ((FMR,), 0.5)),
+          ('tokenizers', 'encoder'), steps=2400, batch=64),
     Stage('align', 'align',
-          (((I,), 5), ((D,), 2), ((P,), 2), ((A,), 1), ((M,), 1), ((V,), 1), ((N,), 1), ((F,), 0.5),
-           ((I, D, A, M), 2), ((I, D, N, P, A, M), 1), ((I, V, D, N, P, A, M), 0.5)),
-          ('tokenizers', 'upm', 'llm'), steps=8000, questions=5))
+          (((IMG,), 5), ((DEP,), 2), ((PTS,), 2), ((AUD,), 1), ((IMU,), 1), ((VID,), 1),
+           ((NRM,), 1), ((FMR,), 0.5), ((IMG, DEP, AUD, IMU), 2),
+           ((IMG, DEP, NRM, PTS, AUD, IMU), 1),
+           ((IMG, VID, DEP, NRM, PTS, AUD, IMU), 0.5)),
+          ('tokenizers', 'upm', 'llm'), steps=3000, batch=64, questions=3,
+          match_scale=True))
 
 RECIPES: dict[str, tuple[Stage, ...]] = {'nano': NANO_RECIPE}

@@ -1,8 +1,8 @@
 """What a window's signals should let a small model tell, as numbers.
 
-Training from scratch at nano's size learns too little from answers alone, so its early stages also
-predict these targets through heads that are thrown away afterwards (``heads.py``). Owns the targets
-and which modality can tell which; no networks, no text.
+Training from scratch at nano's size learns too little from answers alone, so its early stages
+also predict these targets through heads that are thrown away afterwards (``heads.py``). Owns the
+targets and which modality can tell which; no networks, no text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ import numpy as np
 
 from onellm_ros.modality import Modality
 from onellm_ros.simulation.truth import (
-    COLOURS, DIRECTIONS, KINDS, MOTIONS, PLACES, SOUNDS, SeenObject, Truth)
+    COLOURS,
+    DIRECTIONS,
+    KINDS,
+    MOTIONS,
+    PLACES,
+    SOUNDS,
+    SeenObject,
+    Truth,
+)
 
 IGNORE = -100
 CLEAR_PIXELS = 0.006

@@ -6,18 +6,19 @@ Owns the optimizer, the schedule, the losses of each kind of stage and the run's
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 import json
 import math
 import os
-import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+import time
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -31,6 +32,7 @@ from onellm_ros.training.stages import Stage
 
 WITH_PATCHES = (Modality.IMAGE, Modality.VIDEO, Modality.DEPTH, Modality.NORMAL)
 EVAL_BATCHES = 8
+ALL_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class TrainingError(RuntimeError):
@@ -51,8 +53,8 @@ class Heads(nn.Module):
 def block_mask(prefix: int, segments: Tensor) -> Tensor:
     """Return which positions see which, bool [B, 1, P + L, P + L].
 
-    Prefix positions see the prefix before them; text sees the whole prefix and its own segment up to
-    itself. Padding sees itself (a row without any key would be NaN).
+    Prefix positions see the prefix before them; text sees the whole prefix and its own segment up
+    to itself. Padding sees itself (a row without any key would be NaN).
     """
     b, length = segments.shape
     total = prefix + length
@@ -118,7 +120,7 @@ class Trainer:
         state = {'model': self.model.state_dict(), 'heads': self.heads.state_dict(),
                  'stage': self.stage_index, 'step': self.step, 'rng': torch.get_rng_state(),
                  'optimizer': optimizer.state_dict() if optimizer else None}
-        temporary = self.out / f'.state-{os.getpid()}'
+        temporary = self.out / f'state-{os.getpid()}.partial'
         torch.save(state, temporary)
         temporary.replace(self.out / 'state.pt')
 
@@ -142,8 +144,10 @@ class Trainer:
             parameter.requires_grad_(True)
         return learning + list(self.heads.parameters())
 
-    def run_stage(self, stage: Stage, save_every: int = 500, eval_every: int = 500) -> None:
+    def run_stage(self, stage: Stage, save_every: int = 200, eval_every: int = 500) -> None:
         """Run one stage from ``self.step`` to its end."""
+        if stage.match_scale and self.step == 0:
+            self.model.match_llm_scale()
         learning = self._learning(stage)
         optimizer = torch.optim.AdamW(
             [{'params': [p for p in learning if p.ndim > 1], 'weight_decay': stage.weight_decay},
@@ -197,7 +201,9 @@ class Trainer:
     def losses(self, stage: Stage, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of a batch and what to log of it."""
         batch = move(batch, self.device)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        # On CPU the fused attention's backward pass is slower than the plain one at these sizes.
+        backends = [SDPBackend.MATH] if self.device.type == 'cpu' else ALL_ATTENTION
+        with torch.autocast(self.device.type, torch.bfloat16), sdpa_kernel(backends):
             if stage.kind == 'encoder':
                 return self._encoder_losses(batch)
             if stage.kind == 'language':
@@ -236,9 +242,11 @@ class Trainer:
                 features = self.model.features(modality, batch.inputs[modality])
             tokens[modality], _ = self.model.project(modality, features)
             if stage.facts and len(batch.modalities) == 1:
-                facts, accuracy = self.heads.tokens.loss(tokens[modality].flatten(1), batch.targets)
+                facts, accuracy = self.heads.tokens.loss(tokens[modality].flatten(1),
+                                                         batch.targets)
                 metrics = {f'{modality.value}/{k}': float(v) for k, v in accuracy.items()}
-        loss, more = self._text_losses(self.model.prefix_embeds(tokens, self.text.bos), batch.text)
+        prefix = self.model.prefix_embeds(tokens, self.text.bos)
+        loss, more = self._text_losses(prefix, batch.text)
         if len(batch.modalities) == 1:
             metrics.update({f'{batch.modalities[0].value}:{k}': v for k, v in more.items()})
         return loss + stage.facts * facts, {**metrics, 'loss': float(loss.detach()),
