@@ -3,7 +3,9 @@
 Each world is rendered anew from its seed. A question comes with one modality as the only evidence
 (``EVIDENCE``: depth and normals are pictures beside the colour picture, as the model takes them,
 and what they are asked stands in the depths or kinds of things, not in colours). Beside each
-accuracy stands that of a guesser that sees only the question.
+accuracy stands that of a guesser that sees only the question. Questions without an answer in the
+evidence count as the type 'unknown' alone: their wording often gives them away, so the guesser is
+strong there, and it is on the other types that a model shows that it says 'unknown' only when due.
 """
 
 from __future__ import annotations
