@@ -12,6 +12,8 @@ from typing import Any, TypeVar, get_type_hints
 
 T = TypeVar('T')
 
+MAX_TOKENS = 96             # of a text where nobody says; descriptions of nano take up to 70
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the text names the key and what was expected."""
@@ -268,7 +270,7 @@ class DescribeConfig:
     enabled: bool = _setting(True, 'Describe windows; false: only answer questions.', live=True)
     prompt: str = _setting('', 'What the model is asked for; empty: what it was trained on.',
                            live=True)
-    max_tokens: int = _setting(64, 'Tokens that a description may have.', low=1, high=4096,
+    max_tokens: int = _setting(MAX_TOKENS, 'Tokens that a description may have.', low=1, high=4096,
                                live=True)
     temperature: float = _setting(0.0, '0: the likeliest token each time; more is more random.',
                                   low=0.0, high=10.0, live=True)
@@ -278,7 +280,7 @@ class DescribeConfig:
 class AskConfig:
     """The questions that the perception node answers."""
 
-    max_tokens: int = _setting(64, 'Tokens of an answer where the question does not say.',
+    max_tokens: int = _setting(MAX_TOKENS, 'Tokens of an answer where the question does not say.',
                                low=1, high=4096, live=True)
     max_tokens_limit: int = _setting(512, 'Tokens that a question may ask for.', low=1, high=4096,
                                      live=True)

@@ -1,7 +1,7 @@
 """The eight modalities of OneLLM and the samples that carry them.
 
-This module owns the names (the user's, and those in the released weights) and the canonical form in
-which one measurement travels through windows and preprocessing. It knows nothing of ROS or torch.
+This module owns the names (the user's, and those in the released weights) and the canonical form
+in which one measurement travels through windows and preprocessing. It knows neither ROS nor torch.
 
 Canonical arrays (``Sample.data``), what every reader and converter must produce:
 
@@ -12,7 +12,7 @@ image          uint8      [H, W, 3] RGB
 video          uint8      [H, W, 3] RGB, one frame a sample (the window gathers several)
 depth          float32    [H, W] metres along the optical axis, NaN = no measurement
 normal         float32    [H, W, 3] unit vectors, camera optical frame, NaN = no measurement
-point          float32    [N, 6] x y z (metres, the sensor's frame), r g b in 0..1 (0.5 = no colour)
+point          float32    [N, 6] x y z (metres, the sensor's frame), r g b 0..1 (0.5 = no colour)
 imu            float64    [6] accelerometer xyz (m/s^2, gravity included), gyroscope xyz (rad/s)
 audio          float32    [n] mono, -1..1, at ``Sample.rate_hz``; the stamp is the first sample's
 fmri           float32    [V] voxel responses

@@ -16,7 +16,7 @@ import time
 import torch
 from torch import Tensor
 
-from onellm_ros.config import ModelConfig
+from onellm_ros.config import MAX_TOKENS, ModelConfig
 from onellm_ros.inference.locate import EngineError, find_device, find_model
 from onellm_ros.inference.streaming import Detokenizer
 from onellm_ros.modality import PROMPT_ORDER, Modality
@@ -82,7 +82,7 @@ class Sampling:
     :param seed: makes drawing repeatable; None for another draw each time.
     """
 
-    max_tokens: int = 48
+    max_tokens: int = MAX_TOKENS
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
@@ -299,7 +299,7 @@ class Engine:
                               'behind what was sensed; ask a shorter one')
         return ids
 
-    def stream(self, prefix: Prefix, question: str, *, max_tokens: int = 48,
+    def stream(self, prefix: Prefix, question: str, *, max_tokens: int = MAX_TOKENS,
                temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None,
                cancel: threading.Event | None = None) -> AnswerStream:
         """Answer a question, delta by delta.
@@ -314,7 +314,7 @@ class Engine:
         return AnswerStream(self, prefix, self._prompt(prefix, question), sampling, cancel)
 
     def ask(self, prefix: Prefix, question: str, *, choices: Sequence[str] = (),
-            max_tokens: int = 48, temperature: float = 0.0, top_p: float = 1.0,
+            max_tokens: int = MAX_TOKENS, temperature: float = 0.0, top_p: float = 1.0,
             seed: int | None = None, cancel: threading.Event | None = None) -> Answer:
         """Answer a question.
 
@@ -331,7 +331,7 @@ class Engine:
         assert stream.answer is not None
         return stream.answer
 
-    def describe(self, prefix: Prefix, *, max_tokens: int = 48, temperature: float = 0.0,
+    def describe(self, prefix: Prefix, *, max_tokens: int = MAX_TOKENS, temperature: float = 0.0,
                  top_p: float = 1.0, seed: int | None = None,
                  cancel: threading.Event | None = None) -> Answer:
         """Answer the model's own describing prompt (``config.text.describe_prompt``)."""

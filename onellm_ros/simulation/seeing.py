@@ -126,5 +126,5 @@ def seen_things(scene: Scene, prims: Primitives, view: View, camera: Camera, bas
             object_id, thing.kind, thing.colour, place_of(bearing),
             float(np.median(view.depth[v, u])), bearing, float(counts[object_id]) / total,
             float(min(1.0, counts[object_id] / max(whole[object_id], 1.0))),
-            directions.get(object_id, '')))
+            directions.get(object_id, ''), moves=thing.speed > 0))
     return tuple(out)

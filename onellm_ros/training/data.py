@@ -71,8 +71,8 @@ def pack_segments(rows: list[list[Segment]], pad: int, multiple: int = 16) -> Pa
             first = at + len(segment.prompt) - 1
             labels[b, first:end - 1] = segment.answer
             at = end
-    return Packed(*(torch.from_numpy(x) for x in (ids, segments, positions, labels)),
-                  types=[[s.type for s in row] for row in rows])
+    return Packed(torch.from_numpy(ids), torch.from_numpy(segments), torch.from_numpy(positions),
+                  torch.from_numpy(labels), [[s.type for s in row] for row in rows])
 
 
 @dataclass

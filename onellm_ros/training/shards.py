@@ -47,13 +47,21 @@ def truth_from_json(text: str) -> Truth:
     return Truth(**values)
 
 
+def made(signal: np.ndarray | None) -> np.ndarray:
+    """Return a signal of an observation that was asked for whole."""
+    if signal is None:
+        raise ValueError('an observation without all of its signals cannot be stored; sample the '
+                         'world without `parts`')
+    return signal
+
+
 def dense_labels(observation: Observation) -> tuple[np.ndarray, np.ndarray]:
     """Return what each cell of the picture shows.
 
     :returns: uint8 [GRID, GRID, 2] (FLOOR, WALL, FIRST_KIND + index in KINDS or IGNORE; index of
         the colour or IGNORE) and float16 [GRID, GRID] (metres, NaN unknown).
     """
-    ids, depth = observation.ids, observation.depth
+    ids, depth = made(observation.ids), made(observation.depth)
     rows = ((np.arange(GRID) + 0.5) * ids.shape[0] / GRID).astype(int)
     cols = ((np.arange(GRID) + 0.5) * ids.shape[1] / GRID).astype(int)
     cells = ids[np.ix_(rows, cols)]
@@ -88,8 +96,8 @@ def pack(observation: Observation, config: ModelConfig) -> Packed:
         return small.round().to(torch.uint8).movedim(-3, -1).numpy()
 
     return Packed({
-        'image': pictures(observation.image),
-        'video': pictures(observation.video),
+        'image': pictures(made(observation.image)),
+        'video': pictures(made(observation.video)),
         'depth': depth_tensor(observation.depth, size, fit,
                               tokenizer.depth_encoding)[0].half().numpy(),
         'normal': normal_tensor(observation.normal, size, fit)[0].half().numpy(),
@@ -97,8 +105,8 @@ def pack(observation: Observation, config: ModelConfig) -> Packed:
                               tokenizer.point_frame).half().numpy(),
         'audio': audio_tensor(observation.audio, observation.audio_rate_hz,
                               tokenizer).half().numpy(),
-        'imu': observation.imu.astype(np.float32),
-        'fmri': observation.fmri.astype(np.float32),
+        'imu': made(observation.imu).astype(np.float32),
+        'fmri': made(observation.fmri).astype(np.float32),
         'dense': dense,
         'distance': distance}, observation.truth)
 
@@ -204,7 +212,7 @@ def start_rendering(folder: Path, shards: Iterator[int] | range, config: ModelCo
             shutil.rmtree(partial, ignore_errors=True)     # of a writer that was killed
     numbers = list(shards)
     context = multiprocessing.get_context('spawn')
-    started = []
+    started: list[multiprocessing.process.BaseProcess] = []
     for part in range(processes):
         process = context.Process(
             target=_render_many, daemon=True,

@@ -98,11 +98,11 @@ def truth_targets(truth: Truth) -> dict[str, np.ndarray]:
     if all(clearly_seen(s) for s in truth.seen):
         out['total'][0] = min(len(truth.seen), 7)
     out['clear'][0] = metre_bin(truth.clear_m)
-    moving = [s for s in truth.seen if s.direction]
+    moving = [s for s in truth.seen if s.direction or s.moves]
     if not moving:
         out['direction'][0] = 0
         out['mover'][0] = 0
-    elif len(moving) == 1 and clearly_seen(moving[0]):
+    elif len(moving) == 1 and clearly_seen(moving[0]) and moving[0].direction:
         out['direction'][0] = 1 + DIRECTIONS.index(moving[0].direction)
         out['mover'][0] = 1 + KINDS.index(moving[0].kind)
     out['motion'][0] = MOTIONS.index(truth.motion)
