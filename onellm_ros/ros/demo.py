@@ -24,10 +24,11 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from onellm_ros.replay.bag_sources import BagError
-from onellm_ros.ros.demo_bag import BagPlan, plan_bag, topic_choices
+from onellm_ros.ros.demo_bag import BagPlan, plan_bag, samples_between, topic_choices
 from onellm_ros.ros.demo_node import PERCEPTION, DemoNode
 from onellm_ros.ros.demo_processes import Child, Children, free_domain, started_s
 from onellm_ros.ros.demo_questions import QUESTIONS, DemoQuestion
+from onellm_ros.ros.demo_recorder import shown_samples, span_of
 from onellm_ros.ros.demo_report import (
     Answered,
     Said,
@@ -205,15 +206,19 @@ class Demo:
 
     def _choose_picture(self, said: Said) -> None:
         """Take the first window to show that is recorded whole and has something in view."""
-        recorder = self.node.recorder
         if self.shown is not None:
             return
-        recorder.release(said.end_ns)
-        if recorder.seconds_before(said.end_ns) < PICTURE_S:
+        recorder = self.node.recorder
+        if recorder is None:
+            assert self.plan is not None
+            if said.end_ns - self.plan.start_ns > PICTURE_S * 1e9:
+                self.shown = said
             return
+        recorder.release(said.end_ns)
         truth = self.node.truths.get(said.end_ns)
         hopeful = time.monotonic() < self._end_s() - self.options.seconds / 3
-        if self.plan is None and hopeful and (truth is None or not clear_objects(truth)):
+        if recorder.seconds_before(said.end_ns) < PICTURE_S or (
+                hopeful and (truth is None or not clear_objects(truth))):
             return
         self.shown = said
         recorder.stop()
@@ -263,9 +268,14 @@ class Demo:
             return None
         from onellm_ros.report.picture import window_picture  # matplotlib: seconds at the start
         truth = self.node.truths.get(said.end_ns)
-        message = said.message
+        message, recorder = said.message, self.node.recorder
+        if recorder is not None:
+            recorded = recorder.samples()
+        else:
+            assert self.plan is not None
+            recorded = samples_between(self.plan, *span_of(message))
         picture = window_picture(
-            self.node.recorder.chosen(message), message.text,
+            shown_samples(message, recorded), message.text,
             truth='' if truth is None else true_text(said, truth),
             title=f'what the robot sensed in one window, and what {message.model} said in '
                   f'{message.total_s:.2f} s',
@@ -339,7 +349,9 @@ def run(options: Options, plan: BagPlan | None) -> int:
     error = ''
     with Children(options.out, domain) as children:
         children.start(PERCEPTION, 'onellm_ros.ros.perception_node',
-                       ['--ros-args', '-p', f'model:={model}'])
+                       # best effort loses most large pictures where the machine is busy
+                       ['--ros-args', '-p', f'model:={model}',
+                        '-p', 'inputs.reliability:=reliable'])
         if plan is None:
             children.start('simulation', 'onellm_ros.ros.simulation_node',
                            ['--ros-args', '-p', f'seed:={options.seed}'])

@@ -1,6 +1,7 @@
-"""What the demonstration does with a recording: which topics it plays, and how long.
+"""What the demonstration does with a recording: which topics it plays, and what it shows of it.
 
-This module owns the check before anything is started; the playing is ``bag_player``'s.
+This module owns the check before anything is started and the samples for the picture; the playing
+is ``bag_player``'s.
 """
 
 from __future__ import annotations
@@ -9,21 +10,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from onellm_ros.modality import Modality, Sample
 from onellm_ros.replay.bag_sources import BagError
 from onellm_ros.replay.bags import open_bag
-from onellm_ros.replay.matching import match_topics
+from onellm_ros.replay.matching import match_topics, samples
 from onellm_ros.ros.bag_player import input_name
+
+_BEYOND_NS = 2_000_000_000       # topics are recorded in the order of arrival, not of stamps
 
 
 @dataclass(frozen=True)
 class BagPlan:
     """A recording that can be played.
 
-    :param seconds: its length. :param inputs: inputs of the perception node that it feeds.
+    :param choices: topic -> modality that the user asked for.
+    :param start_ns: time of its first message. :param seconds: its length.
+    :param inputs: inputs of the perception node that it feeds.
     :param arguments: of ``bag_player``. :param lines: topics, for people.
     """
 
     path: Path
+    choices: Mapping[str, str]
+    start_ns: int
     seconds: float
     inputs: tuple[str, ...]
     arguments: tuple[str, ...]
@@ -54,7 +62,7 @@ def plan_bag(path: Path, choices: Mapping[str, str]) -> BagPlan:
     """
     with open_bag(path) as bag:
         match = match_topics(bag, choices)
-        seconds = (bag.end_ns - bag.start_ns) * 1e-9
+        start_ns, seconds = bag.start_ns, (bag.end_ns - bag.start_ns) * 1e-9
         lines = (*match.lines(), *(f'  problem: {p}' for p in bag.problems))
         if not match.used:
             reasons = '; '.join(f'{topic}: {why}' for topic, why in match.unused.items())
@@ -64,4 +72,21 @@ def plan_bag(path: Path, choices: Mapping[str, str]) -> BagPlan:
         inputs = tuple(dict.fromkeys(input_name(match, topic) for topic in match.used))
     maps = [word for topic, modality in choices.items()
             for word in ('--map', f'{topic}={modality}')]
-    return BagPlan(path, seconds, inputs, (str(path), *maps, '--wait', '2'), lines)
+    return BagPlan(path, dict(choices), start_ns, seconds, inputs, (str(path), *maps), lines)
+
+
+def samples_between(plan: BagPlan, first_ns: int, last_ns: int) -> dict[Modality, list[Sample]]:
+    """Return the samples of a recording with stamps from ``first_ns`` to ``last_ns``.
+
+    :returns: by modality, in the order of their stamps.
+    """
+    out: dict[Modality, list[Sample]] = {}
+    with open_bag(plan.path) as bag:
+        for modality, sample in samples(bag, match_topics(bag, plan.choices)):
+            if first_ns <= sample.stamp_ns <= last_ns:
+                out.setdefault(modality, []).append(sample)
+            elif sample.stamp_ns > last_ns + _BEYOND_NS:
+                break
+    for found in out.values():
+        found.sort(key=lambda s: s.stamp_ns)
+    return out

@@ -30,12 +30,13 @@ class DemoNode(Node):
     """Listens to the perception node and to the simulated world.
 
     :param start_s: ``time.monotonic()`` at the start of the demonstration.
-    :param same_clock: the sensors' stamps are of this machine's clock (a simulation, not a bag).
+    :param simulated: the sensors are those of the simulated robot: their stamps are of this
+        machine's clock, and their messages are kept for the picture.
     """
 
-    def __init__(self, start_s: float, same_clock: bool) -> None:
+    def __init__(self, start_s: float, simulated: bool) -> None:
         super().__init__('onellm_demo')
-        self._start_s, self._same_clock = start_s, same_clock
+        self._start_s, self._same_clock = start_s, simulated
         self.arrived: deque[Said] = deque()
         self.truths: dict[int, Truth] = {}
         self.windows = 0
@@ -45,7 +46,7 @@ class DemoNode(Node):
         self.create_subscription(WindowReport, f'/{PERCEPTION}/window', self._window, 50)
         self.create_subscription(String, '/simulation/truth_json', self._true, 50)
         self._ask = self.create_client(Ask, f'/{PERCEPTION}/ask')
-        self.recorder = Recorder(self)
+        self.recorder = Recorder(self) if simulated else None
 
     def _described(self, message: Description) -> None:
         now_s, end_ns = time.monotonic(), stamp_ns(message.window_end)
