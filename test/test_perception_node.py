@@ -1,37 +1,46 @@
-"""The perception node in one process: messages in, descriptions and answers out, trouble between."""
+"""The perception node in one process: messages in, descriptions and answers out, and trouble."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import math
 from pathlib import Path
+import signal
+import subprocess
+import sys
 import threading
 import time
+import traceback
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from onellm_ros.config import NANO, NodeConfig
-from onellm_ros.modality import Modality
 import pytest
 
+from onellm_ros.config import NANO, NodeConfig
+from onellm_ros.modality import Modality
+
 rclpy = pytest.importorskip('rclpy')
+pytest.importorskip('rclpy.action')
 pytest.importorskip('onellm_msgs.msg')
 
+from action_msgs.msg import GoalStatus  # noqa: E402
 from builtin_interfaces.msg import Time  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
+from onellm_msgs.action import AskStream  # noqa: E402
 from onellm_msgs.msg import AudioChunk, Description, WindowReport  # noqa: E402
 from onellm_msgs.srv import Ask  # noqa: E402
-from onellm_ros.ros import parameters  # noqa: E402
-from onellm_ros.ros.perception_node import PerceptionNode  # noqa: E402
 from rcl_interfaces.srv import GetParameters  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image, Imu  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from std_srvs.srv import SetBool  # noqa: E402
+
+from onellm_ros.ros import parameters  # noqa: E402
+from onellm_ros.ros.perception_node import PerceptionNode  # noqa: E402
 
 S = 1_000_000_000
 BASE_S = 1_700_000_000.0
@@ -72,7 +81,7 @@ class FakeEngine:
     def encode(self, tensors: Mapping[Modality, Any]) -> Any:
         self.encoded.append(dict(tensors))
         return SimpleNamespace(modalities=tuple(tensors), encode_s=0.0,
-                               expert_weights={m: (0.25, 0.75) for m in tensors})
+                               expert_weights=dict.fromkeys(tensors, (0.25, 0.75)))
 
     def ask(self, prefix: Any, question: str, *, choices: Sequence[str] = (), max_tokens: int = 48,
             temperature: float = 0.0, cancel: threading.Event | None = None) -> Any:
@@ -94,6 +103,25 @@ class FakeEngine:
         return SimpleNamespace(text=f'{question} {seen}', tokens=5, finish_reason=reason,
                                first_token_s=0.01, total_s=0.02, choice_index=-1,
                                choice_probabilities=(), confidence=0.5)
+
+    def stream(self, prefix: Any, question: str, **options: Any) -> Any:
+        return FakeStream(self.ask(prefix, question), options['cancel'], self.delay_s)
+
+
+class FakeStream:
+    """An answer of a hundred words, one every ``delay_s``."""
+
+    def __init__(self, answer: Any, cancel: threading.Event, delay_s: float) -> None:
+        self.tokens, self.answer, self._cancel, self._delay_s = 0, answer, cancel, delay_s
+
+    def __iter__(self) -> Iterator[str]:
+        for _ in range(100):
+            if self._cancel.is_set():
+                self.answer.finish_reason = 'cancelled'
+                break
+            time.sleep(self._delay_s)
+            self.tokens += 1
+            yield 'word '
 
 
 class Bench:
@@ -167,24 +195,36 @@ class Bench:
             assert time.monotonic() < end_s, 'waited in vain'
             time.sleep(0.005)
 
-    def publish(self, topic: str, message: Any) -> None:
-        if topic not in self.publishers:
-            self.publishers[topic] = self.robot.create_publisher(type(message), topic, 50)
-            self.until(lambda: self.publishers[topic].get_subscription_count() > 0)
+    def connect(self, **kinds: Any) -> None:
+        new = {t: k for t, k in kinds.items() if t not in self.publishers}
+        for topic, kind in new.items():
+            publisher = self.robot.create_publisher(kind, topic, 50)
+            self.publishers[topic] = publisher
+        if new:
+            self.until(lambda: all(self.publishers[t].get_subscription_count() for t in new))
             time.sleep(0.2)  # the subscription must have found the publisher, too
+
+    def publish(self, topic: str, message: Any) -> None:
+        self.connect(**{topic: type(message)})
         self.publishers[topic].publish(message)
 
-    def drive(self, seconds: float, begin_s: float = BASE_S, imu: bool = True, paced: float = 0.1
-              ) -> None:
+    def drive(self, seconds: float, begin_s: float = BASE_S, imu: bool = True, paced: float = 0.1,
+              depth: bool = False) -> None:
         """Publish pictures at 20 Hz and IMU at 50 Hz, ``paced`` wall seconds for one."""
+        self.connect(image=Image, **({'imu': Imu} if imu else {}))
         for i in range(round(seconds * 100)):
             if i % 5 == 0:
                 self.publish('image', picture(begin_s + i / 100))
+                if depth:
+                    self.publish('depth', picture(begin_s + i / 100 + 0.01, encoding='32FC1',
+                                                  step=24, data=np.ones(24, np.float32).tobytes()))
                 time.sleep(0.05 * paced)
             if imu and i % 2 == 0:
                 self.publish('imu', imu_message(begin_s + i / 100))
 
     def close(self) -> None:
+        if not self.context.ok():
+            return
         self.node.close()
         for executor in self.executors:
             executor.shutdown(timeout_sec=1.0)
@@ -218,6 +258,13 @@ def imu_message(seconds: float) -> Imu:
     return message
 
 
+def workers() -> list[str]:
+    """Return where each worker thread that still runs stands."""
+    frames = sys._current_frames()
+    return [''.join(traceback.format_stack(frames[t.ident])) for t in threading.enumerate()
+            if t.name == 'onellm-worker' and t.ident in frames]
+
+
 @pytest.fixture
 def benches() -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
@@ -228,19 +275,18 @@ def benches() -> Iterator[Callable[..., Bench]]:
     yield make
     for bench in made:
         bench.close()
-    assert not [t for t in threading.enumerate() if t.name == 'onellm-worker']
+    assert workers() == []
 
 
 def test_messages_become_descriptions_with_their_sources(benches: Callable[..., Bench]) -> None:
     bench = benches()
     bench.activate()
+    bench.connect(camera_info=CameraInfo, audio=AudioChunk, depth=Image, image=Image, imu=Imu)
     bench.publish('camera_info', CameraInfo(height=8, width=12, k=[
         10.0, 0.0, 5.5, 0.0, 10.0, 3.5, 0.0, 0.0, 1.0]))
     bench.publish('audio', AudioChunk(header=Header(stamp=stamp(BASE_S)), sample_rate_hz=16000,
                                       channels=1, samples=[0] * 320))
-    bench.publish('depth', picture(BASE_S + 0.04, encoding='32FC1', step=24,
-                                   data=np.ones(24, np.float32).tobytes()))
-    bench.drive(1.05)
+    bench.drive(1.05, depth=True)
     bench.until(lambda: len(bench.windows) >= 4 and len(bench.descriptions) >= 1)
     first = bench.windows[0]
     assert (seconds_of(first.window_start), seconds_of(first.window_end)) == (BASE_S, BASE_S + 0.2)
@@ -251,7 +297,7 @@ def test_messages_become_descriptions_with_their_sources(benches: Callable[..., 
     assert seconds_of(found['image'].last_stamp) == pytest.approx(BASE_S + 0.15)
     assert found['image'].age_s == pytest.approx(0.05)
     assert found['imu'].count == 10
-    assert found['depth'].max_skew_s == pytest.approx(0.11)
+    assert found['depth'].max_skew_s == pytest.approx(0.01)
     assert math.isnan(first.latency_s) and first.time_jumps == 0
     text = bench.descriptions[0]
     assert text.text.startswith('Describe what you sense. image') and text.model == 'fake@01234567'
@@ -286,7 +332,8 @@ def test_questions(benches: Callable[..., Bench]) -> None:
     assert seconds_of(past.window_end) == pytest.approx(BASE_S + 0.4)
     wrong = {
         'NO_WINDOW': {'at': stamp(BASE_S - 5)}, 'INVALID_QUESTION': {'question': '  '},
-        'INVALID_MODALITY': {'modalities': ['smell']}, 'MODALITY_MISSING': {'modalities': ['depth']},
+        'INVALID_MODALITY': {'modalities': ['smell']},
+        'MODALITY_MISSING': {'modalities': ['depth']},
         'INVALID_CHOICES': {'choices': ['yes']}, 'INVALID_OPTION': {'temperature': -1.0}}
     for code, fields in wrong.items():
         found = bench.ask(**{'question': 'What?', **fields})
@@ -307,7 +354,7 @@ def test_newest_first_and_prompt_services_while_the_model_is_slow(
     begin_s = time.monotonic()
     values = bench.call(GetParameters, '/perception/get_parameters',
                         GetParameters.Request(names=['describe.max_tokens']))
-    assert values.values[0].integer_value == 64
+    assert values.values[0].integer_value == NodeConfig().describe.max_tokens
     assert time.monotonic() - begin_s < 0.3
     bench.until(lambda: len(bench.windows) >= 11)
     bench.until(lambda: bench.descriptions
@@ -367,6 +414,7 @@ def test_zero_stamps_take_the_time_of_receipt_or_are_refused(
     bench.until(lambda: bench.descriptions)
     assert abs(bench.windows[-1].latency_s) < 5
     assert len(bench.warnings) == 1 and 'stamp of zero' in bench.warnings[0]
+    bench.close()
     strict = benches(**{'inputs.stamp_policy': 'refuse'})
     strict.activate()
     for _ in range(3):
@@ -402,12 +450,13 @@ def test_three_lives_and_enable(benches: Callable[..., Bench]) -> None:
         assert bench.change(Transition.TRANSITION_DEACTIVATE)
         bench.until(waiting.done)
         assert waiting.result().error_code == Ask.Response.CANCELLED
-        assert not [t for t in threading.enumerate() if t.name == 'onellm-worker']
+        assert workers() == []
         assert bench.ask('What?').error_code == Ask.Response.NOT_ACTIVE
         assert bench.change(Transition.TRANSITION_CLEANUP)
         assert bench.node._engine is None
         bench.engine.delay_s = 0.0
     bench.activate()
+    assert not bench.change(Transition.TRANSITION_CONFIGURE)  # refused, and the node lives on
     assert bench.call(SetBool, '/perception/enable', SetBool.Request(data=False)).success
     assert bench.ask('What?').error_code == Ask.Response.NOT_ACTIVE
     count = len(bench.windows)
@@ -416,6 +465,44 @@ def test_three_lives_and_enable(benches: Callable[..., Bench]) -> None:
     assert bench.call(SetBool, '/perception/enable', SetBool.Request(data=True)).success
     bench.drive(0.6, BASE_S + 901)
     bench.until(lambda: len(bench.windows) > count)
+
+
+def test_an_answer_word_by_word_and_its_end(benches: Callable[..., Bench]) -> None:
+    bench = benches()
+    bench.activate()
+    bench.drive(0.4)
+    bench.until(lambda: bench.windows)
+    client = rclpy.action.ActionClient(bench.robot, AskStream, '/perception/ask_stream')
+    assert client.wait_for_server(DEADLINE_S)
+    heard: list[Any] = []
+
+    def send(question: str) -> Any:
+        future = client.send_goal_async(AskStream.Goal(question=question),
+                                        lambda m: heard.append(m.feedback))
+        bench.until(future.done)
+        return future.result()
+
+    def result(goal: Any) -> Any:
+        future = goal.get_result_async()
+        bench.until(future.done)
+        return future.result().status, future.result().result
+    status, answer = result(send('What?'))
+    assert status == GoalStatus.STATUS_SUCCEEDED and answer.answer == 'What? image imu'
+    bench.until(lambda: len(heard) >= 90)
+    assert heard[-1].delta == 'word ' and heard[0].tokens == 1
+    bench.engine.delay_s = 0.05
+    heard.clear()
+    goal = send('What?')
+    bench.until(lambda: heard)
+    cancelling = goal.cancel_goal_async()
+    bench.until(cancelling.done)
+    status, answer = result(goal)
+    assert status == GoalStatus.STATUS_CANCELED
+    assert answer.error_code == Ask.Response.CANCELLED and len(heard) < 50
+    status, answer = result(send(' '))
+    assert status == GoalStatus.STATUS_ABORTED
+    assert answer.error_code == Ask.Response.INVALID_QUESTION
+    client.destroy()
 
 
 def test_a_model_that_does_not_load_is_a_clear_failure(benches: Callable[..., Bench]) -> None:
@@ -457,3 +544,53 @@ def test_the_parameter_file_is_that_of_the_defaults(root: Path) -> None:
     assert text == parameters.yaml_text(), 'run: python -m onellm_ros.ros.parameters'
     assert parameters.config_of(
         {s.name: s.ros_default for s in parameters.SETTINGS.values()}) == NodeConfig()
+
+
+def test_a_process_with_a_real_model(tmp_path: Path, ros_env: dict[str, str]) -> None:
+    """A random model of the nano's size: first description, one answer, a quick and clean end."""
+    torch = pytest.importorskip('torch')
+    from onellm_ros.model.checkpoint import save_model
+    from onellm_ros.model.onellm import OneLLM
+    from onellm_ros.model.text import train_tokenizer
+    torch.manual_seed(0)
+    save_model(OneLLM(NANO), tmp_path)
+    train_tokenizer(['The robot sees a red box.'] * 10, 300).save(str(tmp_path / 'tokenizer.json'))
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'onellm_ros.ros.perception_node', '--ros-args', '-p',
+         f'model:={tmp_path}', '-p', 'window.period_s:=0.5', '-p', 'describe.max_tokens:=8'],
+        env=ros_env, stderr=subprocess.PIPE, text=True)
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    robot = rclpy.create_node('robot', context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(robot)
+    heard: list[Description] = []
+    robot.create_subscription(Description, '/perception/description', heard.append, 10)
+    pictures = robot.create_publisher(Image, 'image', 10)
+    imus = robot.create_publisher(Imu, 'imu', 10)
+    client = robot.create_client(Ask, '/perception/ask')
+    answer = None
+    try:
+        end_s = time.monotonic() + 60
+        while (answer is None or not answer.done()) and time.monotonic() < end_s:
+            assert process.poll() is None, process.stderr.read()
+            now_s = time.time()
+            pictures.publish(picture(now_s))
+            imus.publish(imu_message(now_s))
+            executor.spin_once(timeout_sec=0.05)
+            if heard and answer is None:
+                answer = client.call_async(Ask.Request(question='What?', max_tokens=4))
+        assert heard and answer is not None and answer.done()
+        assert answer.result().success and answer.result().tokens <= 4
+        assert {'image', 'imu'} & {r.modality for r in heard[-1].modalities}
+        assert all(len(r.expert_weights) == 3 for r in heard[-1].modalities)
+        begin_s = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0, process.stderr.read()
+        assert time.monotonic() - begin_s < 8.0  # 2 s on a machine that is not busy otherwise
+    finally:
+        process.kill()
+        process.communicate()
+        executor.shutdown()
+        robot.destroy_node()
+        rclpy.shutdown(context=context)

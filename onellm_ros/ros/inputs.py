@@ -51,6 +51,7 @@ STREAMS: dict[str, Modality] = {
 _RATES = {Modality.IMAGE: (120, 10), Modality.DEPTH: (120, 0), Modality.NORMAL: (120, 0),
           Modality.POINT: (50, 0), Modality.IMU: (2000, 2000), Modality.AUDIO: (200, 200),
           Modality.FMRI: (100, 0)}
+_STALL_S = 0.25
 _QUEUE = {Modality.IMU: 200, Modality.AUDIO: 100}
 
 
@@ -176,7 +177,7 @@ class Inputs:
         self.warn = Once(node.get_logger().warning)
         self._camera: tuple[tuple[int, int], tuple[float, float, float, float]] | None = None
         self._imu = ImuMerger()
-        self._polled_s = time.monotonic()
+        self._polled_s, self._stalled = time.monotonic(), False
         self._looked_s = time.monotonic()
         names = [s.name for s in spec.streams]
         self.sources = [s for s in self._make_sources() if s.stream in names]
@@ -326,8 +327,9 @@ class Inputs:
         After a stall of this thread the messages that wait are taken first: one turn is skipped.
         """
         now_s = time.monotonic()
-        stalled, self._polled_s = now_s - self._polled_s > 0.25, now_s
-        if not stalled:
+        stalled, self._polled_s = now_s - self._polled_s > _STALL_S, now_s
+        self._stalled = stalled and not self._stalled
+        if not self._stalled:
             self._deliver(self.synchronizer.poll(time.monotonic_ns()))
 
     def _deliver(self, windows: list[Window]) -> None:

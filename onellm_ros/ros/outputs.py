@@ -11,14 +11,14 @@ from typing import Any
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
-from std_msgs.msg import Header
-
 from onellm_msgs.msg import Description, ModalityReport, WindowReport
 from onellm_msgs.srv import Ask
+from std_msgs.msg import Header
+
 from onellm_ros.choose import Report, Selection
 from onellm_ros.modality import Modality
 from onellm_ros.ros.inputs import Health
-from onellm_ros.ros.worker import Described, Reply, WorkerStats
+from onellm_ros.ros.results import Described, Reply, WorkerStats
 
 SECOND_NS = 1_000_000_000
 _SAME_CLOCK_S = 3600.0

@@ -11,34 +11,30 @@ frees the model. ``main`` brings the node to the state active by itself (paramet
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 import gc
 import sys
-import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from onellm_msgs.msg import Description, WindowReport
 import rclpy
-from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.task import Future as RosFuture
 from std_srvs.srv import SetBool
 
-from onellm_msgs.msg import Description, WindowReport
-from onellm_msgs.srv import Ask
 from onellm_ros.choose import ChoiceSpec, Selection, choose
 from onellm_ros.config import ConfigError, NodeConfig
 from onellm_ros.modality import Modality, parse_modality
 from onellm_ros.ros import outputs, parameters
+from onellm_ros.ros.asking import Asking
 from onellm_ros.ros.inputs import STREAMS, Inputs, Once, window_spec
-from onellm_ros.ros.message_fields import stamp_ns
-from onellm_ros.ros.questions import AskError, question_of
-from onellm_ros.ros.worker import Described, EngineLike, Reply, Worker, model_text
+from onellm_ros.ros.questions import AskError
+from onellm_ros.ros.results import Described, EngineLike, model_text
+from onellm_ros.ros.worker import Worker
 from onellm_ros.windows import Window
 
 POLL_S = 0.05
@@ -79,14 +75,28 @@ class PerceptionNode(LifecycleNode):
         self._descriptions = self.create_lifecycle_publisher(Description, '~/description', 10)
         self._windows = self.create_lifecycle_publisher(WindowReport, '~/window', 10)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        # answers wait for the model: questions must not exclude each other or anything else
-        self._ask_service = self.create_service(
-            Ask, '~/ask', self._on_ask, callback_group=ReentrantCallbackGroup())
+        self._asking = Asking(self, self._asked, lambda: self._config)
         self._enable_service = self.create_service(SetBool, '~/enable', self._on_enable)
+        self._refuse_impossible_transitions()
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self.add_post_set_parameters_callback(self._on_parameters_set)
 
     # -- states -------------------------------------------------------------------------------
+
+    def _refuse_impossible_transitions(self) -> None:
+        """Have ~/change_state answer false where rclpy's own callback would end the process."""
+        service = self._service_change_state
+        change = service.callback
+
+        def refuse_or_change(request: Any, response: Any) -> Any:
+            try:
+                return change(request, response)
+            except rclpy_implementation.RCLError as error:
+                self.get_logger().error(
+                    f'no such transition from {self._state_machine.current_state[1]}: {error}')
+                response.success = False
+                return response
+        service.callback = refuse_or_change
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read the parameters and load the model."""
@@ -183,12 +193,17 @@ class PerceptionNode(LifecycleNode):
 
     def _free(self) -> None:
         self._engine = None
-        gc.collect()
+        gc.collect()  # the model's memory is to be free now, not some time later
 
     def close(self) -> None:
-        """End threads and free the model, whatever the state."""
+        """End the thread that computes, whatever the state."""
         self._stop()
-        self._free()
+
+    def destroy_node(self) -> None:
+        """Destroy the node; nothing may spin it any more."""
+        self.close()
+        self._asking.close()
+        super().destroy_node()
 
     # -- windows and descriptions -------------------------------------------------------------
 
@@ -241,29 +256,17 @@ class PerceptionNode(LifecycleNode):
 
     # -- services -----------------------------------------------------------------------------
 
-    async def _on_ask(self, request: Ask.Request, response: Ask.Response) -> Ask.Response:
-        """Answer a question; others and everything else go on meanwhile."""
-        begin_s = time.monotonic()
-        worker = self._worker
-        try:
-            if worker is None or not self._enabled:
-                state = self._state_machine.current_state[1]
-                raise AskError('NOT_ACTIVE', 'the node is disabled; call ~/enable' if worker else
-                               f'the node is {state}; configure and activate it')
-            question = question_of(request, stamp_ns(request.at), self._config.ask)
-        except AskError as error:
-            return outputs.fill_answer(response, Reply(
-                error.code, str(error), model=worker.model if worker else '',
-                total_s=time.monotonic() - begin_s), self._config.base_frame)
-        waiting = RosFuture(executor=self.executor)
-        # a task of the executor when done: wakes it, so that this coroutine goes on at once
-        waiting.add_done_callback(lambda _: None)
+    def _asked(self) -> Worker:
+        """Return the worker that answers questions.
 
-        def hand_over(done: Future[Reply]) -> None:
-            waiting.set_result(done.result())
-        worker.ask(question).add_done_callback(hand_over)
-        reply = await waiting
-        return outputs.fill_answer(response, reply, self._config.base_frame)
+        :raises AskError: while the node is not active or disabled.
+        """
+        if self._worker is None:
+            raise AskError('NOT_ACTIVE', f'the node is {self._state_machine.current_state[1]}; '
+                           'configure and activate it')
+        if not self._enabled:
+            raise AskError('NOT_ACTIVE', 'the node is disabled; call ~/enable')
+        return self._worker
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response
                    ) -> SetBool.Response:

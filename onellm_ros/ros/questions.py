@@ -10,7 +10,7 @@ from typing import Any
 
 from onellm_ros.config import AskConfig
 from onellm_ros.modality import Modality, parse_modality
-from onellm_ros.ros.worker import Question
+from onellm_ros.ros.results import Question
 
 
 class AskError(ValueError):

@@ -8,42 +8,28 @@ are never called while the lock is held.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 import math
 import threading
 import time
-from typing import Any, Protocol
+from typing import Any
 
 from onellm_ros.choose import Selection
 from onellm_ros.config import AskConfig, DescribeConfig
 from onellm_ros.modality import Modality
+from onellm_ros.ros.results import (
+    Described,
+    EngineLike,
+    Question,
+    Reply,
+    WorkerStats,
+    model_text,
+)
 
 _PREFIXES_KEPT = 2
 _JOIN_S = 1.5
-
-
-class EngineLike(Protocol):
-    """What the worker needs of ``inference.engine.Engine``."""
-
-    name: str
-    weights_hash: str
-    config: Any
-    preprocessor: Any
-
-    def encode(self, tensors: Mapping[Modality, Any]) -> Any:
-        """Encode a window's inputs into a prefix."""
-
-    def ask(self, prefix: Any, question: str, *, choices: Sequence[str] = (),
-            max_tokens: int = 48, temperature: float = 0.0,
-            cancel: threading.Event | None = None) -> Any:
-        """Answer a question behind a prefix."""
-
-
-def model_text(engine: EngineLike) -> str:
-    """Return name and short hash of the weights, such as ``nano@1a2b3c4d``."""
-    return f'{engine.name}@{engine.weights_hash[:8]}' if engine.weights_hash else engine.name
 
 
 class _Cancel(threading.Event):
@@ -55,59 +41,6 @@ class _Cancel(threading.Event):
 
     def is_set(self) -> bool:
         return super().is_set() or time.monotonic() > self.until_s
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question as it was checked.
-
-    :param modalities: what may be looked at; None: all that the window has.
-    :param at_ns: the newest window that ended by then; 0: the newest.
-    :param on_delta: called with each piece of text and the count of tokens, by the worker.
-    """
-
-    text: str
-    modalities: frozenset[Modality] | None = None
-    at_ns: int = 0
-    choices: tuple[str, ...] = ()
-    max_tokens: int = 64
-    temperature: float = 0.0
-    on_delta: Callable[[str, int], None] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Described:
-    """A description and how it came about; times are seconds of a steady clock."""
-
-    selection: Selection
-    prompt: str
-    answer: Any
-    weights: Mapping[Modality, Sequence[float]]
-    model: str
-    skipped: int
-    encode_s: float
-    first_token_s: float
-    total_s: float
-
-
-@dataclass(frozen=True, eq=False)
-class Reply:
-    """An answer, or why there is none.
-
-    :param error: name of an error code of Ask.srv; NONE: ``answer`` holds the answer.
-    """
-
-    error: str = 'NONE'
-    error_msg: str = ''
-    selection: Selection | None = None
-    answer: Any = None
-    finish_reason: str = ''
-    weights: Mapping[Modality, Sequence[float]] = field(default_factory=dict)
-    model: str = ''
-    queue_s: float = 0.0
-    encode_s: float = 0.0
-    first_token_s: float = math.nan
-    total_s: float = 0.0
 
 
 class _AskError(Exception):
@@ -124,22 +57,6 @@ class _Job:
     future: Future[Reply]
     asked_s: float
     cancel: _Cancel
-
-
-@dataclass
-class WorkerStats:
-    """Counts since the worker was made; times are those of the newest description."""
-
-    described: int = 0
-    skipped: int = 0
-    empty: int = 0
-    failed: int = 0
-    answered: int = 0
-    refused: int = 0
-    waiting: int = 0
-    encode_s: float = math.nan
-    decode_s: float = math.nan
-    tokens_per_s: float = math.nan
 
 
 class Worker:

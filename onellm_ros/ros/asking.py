@@ -1,0 +1,96 @@
+"""The service ``~/ask`` and the action ``~/ask_stream``: questions in, answers out.
+
+This module owns these two interfaces. Both hand checked questions to the worker and wait for the
+reply without holding a thread, so that parameters, messages and other questions go on meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+import time
+from typing import Any
+
+from onellm_msgs.action import AskStream
+from onellm_msgs.srv import Ask
+from rclpy.action import ActionServer, CancelResponse
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.node import Node
+from rclpy.task import Future as RosFuture
+
+from onellm_ros.config import NodeConfig
+from onellm_ros.ros.message_fields import stamp_ns
+from onellm_ros.ros.outputs import fill_answer
+from onellm_ros.ros.questions import AskError, question_of
+from onellm_ros.ros.results import Reply
+from onellm_ros.ros.worker import Worker
+
+
+class Asking:
+    """Serves questions from the node's birth to its end; refuses them where it must.
+
+    :param worker: returns the worker, or raises AskError where none can be asked.
+    :param config: returns the node's settings as they are now.
+    """
+
+    def __init__(self, node: Node, worker: Callable[[], Worker],
+                 config: Callable[[], NodeConfig]) -> None:
+        self._node = node
+        self._worker = worker
+        self._config = config
+        self._goals: dict[bytes, Future[Reply]] = {}
+        # questions wait for the model: they must not exclude each other or anything else
+        group = ReentrantCallbackGroup()
+        self._service = node.create_service(Ask, '~/ask', self._on_ask, callback_group=group)
+        self._action = ActionServer(
+            node, AskStream, '~/ask_stream', self._on_goal, callback_group=group,
+            cancel_callback=self._on_cancel)
+
+    def close(self) -> None:
+        """End the action server (the service ends with the node)."""
+        self._action.destroy()
+
+    async def _reply(self, request: Any, on_delta: Callable[[str, int], None] | None = None,
+                     goal: bytes = b'') -> Reply:
+        """Have a request answered; a refusal is a reply, too."""
+        begin_s, model = time.monotonic(), ''
+        try:
+            worker = self._worker()
+            model = worker.model
+            question = question_of(request, stamp_ns(request.at), self._config().ask)
+        except AskError as error:
+            return Reply(error.code, str(error), model=model, total_s=time.monotonic() - begin_s)
+        waiting = RosFuture(executor=self._node.executor)
+        # a task of the executor once it is done: wakes it, so that this coroutine goes on at once
+        waiting.add_done_callback(lambda _: None)
+        future = worker.ask(replace(question, on_delta=on_delta))
+        if goal:
+            self._goals[goal] = future
+        future.add_done_callback(lambda done: waiting.set_result(done.result()))
+        reply: Reply = await waiting
+        self._goals.pop(goal, None)
+        return reply
+
+    async def _on_ask(self, request: Ask.Request, response: Ask.Response) -> Ask.Response:
+        reply = await self._reply(request)
+        return fill_answer(response, reply, self._config().base_frame)
+
+    async def _on_goal(self, handle: Any) -> Any:
+        def on_delta(delta: str, tokens: int) -> None:
+            if self._node.context.ok():
+                handle.publish_feedback(AskStream.Feedback(delta=delta, tokens=tokens))
+        reply = await self._reply(handle.request, on_delta, bytes(handle.goal_id.uuid))
+        if reply.error == 'NONE':
+            handle.succeed()
+        elif handle.is_cancel_requested:
+            handle.canceled()
+        else:
+            handle.abort()
+        return fill_answer(AskStream.Result(), reply, self._config().base_frame)
+
+    def _on_cancel(self, handle: Any) -> Any:
+        future = self._goals.get(bytes(handle.goal_id.uuid))
+        if future is not None:
+            self._worker().cancel(future)
+        return CancelResponse.ACCEPT

@@ -1,0 +1,106 @@
+"""Questions, answers and descriptions as records, and what the worker needs of an engine.
+
+This module owns plain data that ``worker.py`` makes and ``outputs.py`` turns into messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+import math
+import threading
+from typing import Any, Protocol
+
+from onellm_ros.choose import Selection
+from onellm_ros.modality import Modality
+
+
+class EngineLike(Protocol):
+    """What the worker needs of ``inference.engine.Engine``."""
+
+    name: str
+    weights_hash: str
+    config: Any
+    preprocessor: Any
+
+    def encode(self, tensors: Mapping[Modality, Any]) -> Any:
+        """Encode a window's inputs into a prefix."""
+
+    def ask(self, prefix: Any, question: str, *, choices: Sequence[str] = (),
+            max_tokens: int = 48, temperature: float = 0.0,
+            cancel: threading.Event | None = None) -> Any:
+        """Answer a question behind a prefix."""
+
+
+def model_text(engine: EngineLike) -> str:
+    """Return name and short hash of the weights, such as ``nano@1a2b3c4d``."""
+    return f'{engine.name}@{engine.weights_hash[:8]}' if engine.weights_hash else engine.name
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question as it was checked.
+
+    :param modalities: what may be looked at; None: all that the window has.
+    :param at_ns: the newest window that ended by then; 0: the newest.
+    :param on_delta: called with each piece of text and the count of tokens, by the worker.
+    """
+
+    text: str
+    modalities: frozenset[Modality] | None = None
+    at_ns: int = 0
+    choices: tuple[str, ...] = ()
+    max_tokens: int = 64
+    temperature: float = 0.0
+    on_delta: Callable[[str, int], None] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Described:
+    """A description and how it came about; times are seconds of a steady clock."""
+
+    selection: Selection
+    prompt: str
+    answer: Any
+    weights: Mapping[Modality, Sequence[float]]
+    model: str
+    skipped: int
+    encode_s: float
+    first_token_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """An answer, or why there is none.
+
+    :param error: name of an error code of Ask.srv; NONE: ``answer`` holds the answer.
+    """
+
+    error: str = 'NONE'
+    error_msg: str = ''
+    selection: Selection | None = None
+    answer: Any = None
+    finish_reason: str = ''
+    weights: Mapping[Modality, Sequence[float]] = field(default_factory=dict)
+    model: str = ''
+    queue_s: float = 0.0
+    encode_s: float = 0.0
+    first_token_s: float = math.nan
+    total_s: float = 0.0
+
+
+@dataclass
+class WorkerStats:
+    """Counts since the worker was made; times are those of the newest description."""
+
+    described: int = 0
+    skipped: int = 0
+    empty: int = 0
+    failed: int = 0
+    answered: int = 0
+    refused: int = 0
+    waiting: int = 0
+    encode_s: float = math.nan
+    decode_s: float = math.nan
+    tokens_per_s: float = math.nan
