@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onellm_ros.config import MAX_TOKENS
 from onellm_ros.files import (
     FileError,
     read_audio,
@@ -63,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='ask this instead of describing; may be repeated')
     parser.add_argument('--model', default='nano', help='name or directory (default: nano)')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N')
-    parser.add_argument('--max-tokens', type=int, default=48, help='length of an answer at most')
+    parser.add_argument('--max-tokens', type=int, default=MAX_TOKENS,
+                        help='length of an answer at most (default: %(default)s)')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
 
 

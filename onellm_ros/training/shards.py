@@ -144,7 +144,12 @@ def render_shard(folder: Path, shard: int, config: ModelConfig, *, base_seed: in
     for array in arrays.values():
         array.flush()  # type: ignore[attr-defined]
     arrays.clear()
-    temporary.rename(final)
+    try:
+        temporary.rename(final)
+    except OSError:
+        if not final.exists():
+            raise
+        shutil.rmtree(temporary)                # another writer was first, with the same worlds
     return final
 
 
