@@ -38,6 +38,7 @@ RUNTIME_STAMP := $(STAMPS)/runtime-$(RUNTIME)
 MSGS_STAMP := $(STAMPS)/msgs-$(call hash,$(PINS) $(MSGS) tools/build_msgs.sh tools/mend_wheels.py)
 PACKAGE_STAMP := $(STAMPS)/package-$(call hash,setup.py)-$(RUNTIME)
 TEST_STAMP := $(STAMPS)/test-$(call hash,$(PINS) requirements/test.txt)
+WORLD_STAMP := $(STAMPS)/world-$(call hash,$(sort $(wildcard onellm_ros/simulation/*.py)))-$(RUNTIME)
 # Replace the step's older stamps by the new one.
 stamp = @mkdir -p $(STAMPS) && rm -f $(STAMPS)/$(1)-* && touch $@
 
@@ -45,7 +46,7 @@ stamp = @mkdir -p $(STAMPS) && rm -f $(STAMPS)/$(1)-* && touch $@
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
-setup: $(PACKAGE_STAMP) $(MSGS_STAMP)
+setup: $(PACKAGE_STAMP) $(MSGS_STAMP) $(WORLD_STAMP)
 
 test: setup $(TEST_STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -78,6 +79,12 @@ $(PACKAGE_STAMP): $(RUNTIME_STAMP)
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable . 2> $(VENV)/package.log \
 	  || { cat $(VENV)/package.log; exit 1; }
 	$(call stamp,package)
+
+# numba keeps what it compiled beside the sources; without this the first demo would wait for it.
+$(WORLD_STAMP): $(PACKAGE_STAMP)
+	@echo 'setup: compiling the renderer of the simulated world'
+	@$(BIN)/python -c 'from onellm_ros.simulation.world import World; World(0).sample()'
+	$(call stamp,world)
 
 $(TEST_STAMP): $(RUNTIME_STAMP)
 	@echo 'setup: installing the test tools'

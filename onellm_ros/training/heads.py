@@ -16,6 +16,8 @@ from onellm_ros.training.shards import FIRST_KIND, GRID
 from onellm_ros.training.shards import IGNORE as DENSE_IGNORE
 from onellm_ros.training.targets import IGNORE, TARGETS
 
+ROOM_WEIGHT = 0.25              # of floor and walls, which fill most cells
+
 
 class DenseHead(nn.Module):
     """Kind, colour and distance of the cells below each patch.
@@ -49,7 +51,9 @@ class DenseHead(nn.Module):
         kind, colour = dense[..., 0].long(), dense[..., 1].long()
         logits = out[..., :self.kinds].flatten(0, 2)
         known = kind.flatten() != DENSE_IGNORE
-        loss = F.cross_entropy(logits, kind.flatten(), ignore_index=DENSE_IGNORE)
+        weight = torch.ones(self.kinds, device=logits.device)
+        weight[:FIRST_KIND] = ROOM_WEIGHT
+        loss = F.cross_entropy(logits, kind.flatten(), weight, ignore_index=DENSE_IGNORE)
         loss = loss + 0.5 * F.cross_entropy(
             out[..., self.kinds:-1].flatten(0, 2), colour.flatten(), ignore_index=DENSE_IGNORE)
         measured = torch.isfinite(distance)
