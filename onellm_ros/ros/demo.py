@@ -62,6 +62,7 @@ class Options:
     out: Path
     model: str
     seed: int
+    camera: tuple[int, int]
     startup_s: float
 
 
@@ -310,6 +311,8 @@ def parse(argv: Sequence[str] | None) -> Options:
                         help='folder of logs, picture and figures (default demo_out)')
     parser.add_argument('--model', default='nano', help='name or folder (default nano)')
     parser.add_argument('--seed', type=int, default=0, help='of the simulated world (default 0)')
+    parser.add_argument('--camera', default='640x480', metavar='WIDTHxHEIGHT',
+                        help='of the simulated robot; smaller costs less (default 640x480)')
     parser.add_argument('--startup', type=float, default=120.0, dest='startup_s',
                         help='seconds to wait for the processes to start (default 120)')
     words = parser.parse_args(argv)
@@ -317,8 +320,11 @@ def parse(argv: Sequence[str] | None) -> Options:
         parser.error(f'--seconds: found {words.seconds}, expected more than 0')
     if words.topics and words.bag is None:
         parser.error('--topics: there is no --bag whose topics they could be')
+    size = re.fullmatch(r'(\d+)x(\d+)', words.camera)
+    if size is None:
+        parser.error(f'--camera: found {words.camera!r}, expected WIDTHxHEIGHT such as 320x240')
     return Options(words.bag, tuple(words.topics), words.seconds, words.out, words.model,
-                   words.seed, words.startup_s)
+                   words.seed, (int(size[1]), int(size[2])), words.startup_s)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -354,7 +360,9 @@ def run(options: Options, plan: BagPlan | None) -> int:
                         '-p', 'inputs.reliability:=reliable'])
         if plan is None:
             children.start('simulation', 'onellm_ros.ros.simulation_node',
-                           ['--ros-args', '-p', f'seed:={options.seed}'])
+                           ['--ros-args', '-p', f'seed:={options.seed}',
+                            '-p', f'camera_width:={options.camera[0]}',
+                            '-p', f'camera_height:={options.camera[1]}'])
         what = 'a recording' if plan else f'a simulated robot (world {options.seed})'
         say(f'starting {what} and the perception node (model {options.model}); '
             f'logs in {options.out}/')

@@ -17,6 +17,7 @@ import threading
 import time
 from typing import Any
 
+from onellm_msgs.msg import AudioChunk, Description
 from rcl_interfaces.msg import ParameterDescriptor
 import rclpy
 from rclpy.exceptions import ParameterException
@@ -28,7 +29,6 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, Imu, PointCloud2
 from std_msgs.msg import Float32MultiArray, String
 
-from onellm_msgs.msg import AudioChunk, Description
 from onellm_ros.config import ConfigError
 from onellm_ros.modality import Modality
 from onellm_ros.ros import messages_out as out
