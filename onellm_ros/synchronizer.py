@@ -8,7 +8,7 @@ A window is [end - length, end); ends are multiples of the period in absolute ev
 live run, a replay and a bag make the same windows. It closes as soon as
 
 - the watermark has reached its end: the smallest of the newest stamps of the required streams that
-  are alive, less the allowed lateness; or
+  are alive (of an audio chunk: its end), less the allowed lateness; or
 - the deadline has passed: by the wall clock every one of these streams should have reached the end
   ``deadline_ns`` ago.
 
@@ -33,9 +33,9 @@ _EVENTS_KEPT = 64
 class _Stream:
     """The buffer and the counts of one stream."""
 
-    __slots__ = ('spec', 'name', 'rank', 'span_ns', 'stamps', 'samples', 'newest', 'arrival',
-                 'suspect', 'received', 'late', 'dropped', 'duplicates', 'told', 'differs_since',
-                 'foreign', 'offset_told')
+    __slots__ = ('spec', 'name', 'rank', 'span_ns', 'stamps', 'samples', 'newest', 'mark',
+                 'arrival', 'suspect', 'received', 'late', 'dropped', 'duplicates', 'told',
+                 'differs_since', 'foreign', 'offset_told')
 
     def __init__(self, spec: StreamSpec, rank: int, length_ns: int) -> None:
         self.spec = spec
@@ -53,6 +53,7 @@ class _Stream:
         self.stamps: list[int] = []
         self.samples: list[Sample] = []
         self.newest: int | None = None
+        self.mark = -_NEVER  # the newest sample's end: what comes next has no older stamp
         self.suspect: Sample | None = None
         self.differs_since: int | None = None
 
@@ -116,6 +117,9 @@ class Synchronizer:
         """
         own = self._streams[stream]
         stamp = sample.stamp_ns
+        mark = stamp
+        if sample.rate_hz > 0:
+            mark += round(len(sample.data) * 1_000_000_000 / sample.rate_hz)
         own.received += 1
         own.arrival = now_ns
         if self._stale is not None and self._is_stale(own, stamp, now_ns):
@@ -128,11 +132,11 @@ class Synchronizer:
             own.suspect = None
         reference = self._reference
         if reference is own:
-            self._reference_offset = stamp - now_ns
+            self._reference_offset = mark - now_ns
         elif reference is None or own.rank < reference.rank:
-            self._lead(own, stamp - now_ns, now_ns)
+            self._lead(own, mark - now_ns, now_ns)
         else:
-            offset = stamp - now_ns - self._reference_offset
+            offset = mark - now_ns - self._reference_offset
             if offset > self._foreign or offset < -self._foreign:
                 if self._is_foreign(own, offset, stamp, now_ns):
                     return []
@@ -140,9 +144,11 @@ class Synchronizer:
                 self._agrees(own, stamp)
         if newest is None or stamp > newest:
             own.newest = stamp
+        if mark > own.mark:
+            own.mark = mark
         if not self._insert(own, stamp, sample):
             return []
-        if stamp - self._lateness >= self._next_end:
+        if mark - self._lateness >= self._next_end:
             return self._close(now_ns)
         return []
 
@@ -209,7 +215,7 @@ class Synchronizer:
         waiting = self._waiting_for()
         marks = (self._alive(waiting, oldest_alive) or self._alive(self._all, oldest_alive)
                  or self._alive(self._all, -_NEVER))
-        deadline = min(newest - arrival for newest, arrival in marks) + now_ns
+        deadline = min(mark - arrival for mark, arrival in marks) + now_ns
         deadline -= self.spec.deadline_ns
         if (self._began or 0) >= oldest_alive and any(s.newest is None for s in waiting):
             return deadline
@@ -217,8 +223,8 @@ class Synchronizer:
 
     @staticmethod
     def _alive(streams: list[_Stream], since_ns: int) -> list[tuple[int, int]]:
-        """Return (newest stamp, arrival) of the streams that spoke after ``since_ns``."""
-        return [(s.newest, s.arrival) for s in streams
+        """Return (newest mark, arrival) of the streams that spoke after ``since_ns``."""
+        return [(s.mark, s.arrival) for s in streams
                 if s.newest is not None and s.arrival is not None
                 and s.arrival >= since_ns and not s.foreign]
 
@@ -247,7 +253,7 @@ class Synchronizer:
                         out[s.name] = count - told
                 s.told = counts
         silent = tuple(s.name for s in self._waiting_for()
-                       if s.newest is None or s.newest - self._lateness < end)
+                       if s.mark - self._lateness < end)
         if self._closed_end > -_NEVER and start - self._closed_end > self.spec.gap_ns:
             gap_s = (start - self._closed_end) / 1e9
             self._event('gap', '', start, f'no sample at all for {gap_s:.1f} s')
@@ -365,7 +371,7 @@ class Synchronizer:
     def _offset(self, stream: _Stream) -> int:
         if stream.newest is None or stream.arrival is None or self._reference is None:
             return 0
-        return stream.newest - stream.arrival - self._reference_offset
+        return stream.mark - stream.arrival - self._reference_offset
 
     def _check_offsets(self) -> None:
         for s in self._all:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import math
+import os
 from pathlib import Path
 import signal
 import subprocess
@@ -546,6 +547,7 @@ def test_the_parameter_file_is_that_of_the_defaults(root: Path) -> None:
         {s.name: s.ros_default for s in parameters.SETTINGS.values()}) == NodeConfig()
 
 
+@pytest.mark.slow
 def test_a_process_with_a_real_model(tmp_path: Path, ros_env: dict[str, str]) -> None:
     """A random model of the nano's size: first description, one answer, a quick and clean end."""
     torch = pytest.importorskip('torch')
@@ -571,7 +573,7 @@ def test_a_process_with_a_real_model(tmp_path: Path, ros_env: dict[str, str]) ->
     client = robot.create_client(Ask, '/perception/ask')
     answer = None
     try:
-        end_s = time.monotonic() + 60
+        end_s = time.monotonic() + 120
         while (answer is None or not answer.done()) and time.monotonic() < end_s:
             assert process.poll() is None, process.stderr.read()
             now_s = time.time()
@@ -586,8 +588,9 @@ def test_a_process_with_a_real_model(tmp_path: Path, ros_env: dict[str, str]) ->
         assert all(len(r.expert_weights) == 3 for r in heard[-1].modalities)
         begin_s = time.monotonic()
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0, process.stderr.read()
-        assert time.monotonic() - begin_s < 8.0  # 2 s on a machine that is not busy otherwise
+        assert process.wait(60) == 0, process.stderr.read()
+        if os.getloadavg()[0] < (os.cpu_count() or 1):
+            assert time.monotonic() - begin_s < 2.0
     finally:
         process.kill()
         process.communicate()
