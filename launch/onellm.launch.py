@@ -5,14 +5,10 @@ Start the perception node of a normal ROS installation and bring it to the state
 """
 
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
-from launch.events import matches_action
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterValue
-from lifecycle_msgs.msg import Transition
 
 ARGUMENTS = [
     DeclareLaunchArgument('namespace', default_value='', description='Namespace of the node.'),
@@ -38,31 +34,19 @@ ARGUMENTS = [
 
 
 def start(context):
-    """Return the node and, with ``autostart``, the events that activate it."""
+    """Return the node; with ``autostart`` it configures and activates itself."""
     def value(name):
         return LaunchConfiguration(name).perform(context)
 
     parameters = [value('params_file')] if value('params_file') else []
-    parameters.append({'use_sim_time': value('use_sim_time') == 'true'})
+    parameters += [{name: value(name) == 'true'} for name in ('use_sim_time', 'autostart')]
     parameters += [
         {name: ParameterValue(value(name), value_type=str)}
         for name in ('model', 'device') if value(name)]
-    node = LifecycleNode(
+    return [LifecycleNode(
         package='onellm_ros', executable='perception', name='perception',
         namespace=value('namespace'), output='screen', parameters=parameters,
-        arguments=['--ros-args', '--log-level', value('log_level')])
-    if value('autostart') == 'false':
-        return [node]
-    activate = RegisterEventHandler(OnStateTransition(
-        target_lifecycle_node=node, start_state='configuring', goal_state='inactive',
-        entities=[change(node, Transition.TRANSITION_ACTIVATE)]))
-    return [activate, node, change(node, Transition.TRANSITION_CONFIGURE)]
-
-
-def change(node, transition):
-    """Return the action that asks ``node`` for a lifecycle transition."""
-    return EmitEvent(event=ChangeState(
-        lifecycle_node_matcher=matches_action(node), transition_id=transition))
+        arguments=['--ros-args', '--log-level', value('log_level')])]
 
 
 def generate_launch_description():

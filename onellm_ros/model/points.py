@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 
-@torch.compiler.disable
 @torch.no_grad()
 def farthest_points(positions: Tensor, count: int) -> Tensor:
     """Choose points one after another, each the farthest from those already chosen.
@@ -44,7 +43,6 @@ def farthest_points(positions: Tensor, count: int) -> Tensor:
     return chosen
 
 
-@torch.compiler.disable
 @torch.no_grad()
 def nearest_neighbours(positions: Tensor, centres: Tensor, count: int) -> Tensor:
     """Find the ``count`` points nearest to each centre.
