@@ -161,7 +161,9 @@ class Batches(Dataset[Batch]):
         count = self.stage.batch
         if self.stage.kind == 'encoder' and present[0] in (
                 Modality.AUDIO, Modality.IMU, Modality.POINT, Modality.FMRI):
-            count *= 2
+            count *= 2                                  # cheap ones
+        elif len(present) > 2:
+            count //= 2                                 # dear ones
         if self.stage.kind == 'language':
             return self.build_language(count, present, rng)
         worlds = [int(w) for w in rng.integers(0, len(self.shards), count)]

@@ -62,15 +62,15 @@ NANO_RECIPE = (
     Stage('language', 'language', (((IMG, DEP, VID, AUD, IMU, PTS, NRM, FMR), 1),), ('llm',),
           steps=800, batch=32, questions=4, learning_rate=1.5e-3),
     Stage('encoder', 'encoder',
-          (((IMG,), 5), ((DEP,), 2), ((NRM,), 1), ((VID,), 0.7), ((PTS,), 2), ((AUD,), 2),
-           ((IMU,), 1), ((FMR,), 0.5)),
+          (((IMG,), 6), ((DEP,), 2), ((NRM,), 1), ((VID,), 0.7), ((PTS,), 2), ((AUD,), 1),
+           ((IMU,), 0.3), ((FMR,), 0.3)),
           ('tokenizers', 'encoder'), steps=2400, batch=64),
     Stage('align', 'align',
           (((IMG,), 5), ((DEP,), 2), ((PTS,), 2), ((AUD,), 1), ((IMU,), 1), ((VID,), 1),
            ((NRM,), 1), ((FMR,), 0.5), ((IMG, DEP, AUD, IMU), 2),
            ((IMG, DEP, NRM, PTS, AUD, IMU), 1),
            ((IMG, VID, DEP, NRM, PTS, AUD, IMU), 0.5)),
-          ('tokenizers', 'upm', 'llm'), steps=3000, batch=64, questions=3,
+          ('upm', 'llm'), steps=3000, batch=48, questions=3,
           match_scale=True))
 
 RECIPES: dict[str, tuple[Stage, ...]] = {'nano': NANO_RECIPE}

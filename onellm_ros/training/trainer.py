@@ -234,13 +234,14 @@ class Trainer:
     def _answer_losses(self, stage: Stage, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         assert batch.text is not None
         frozen = not {'encoder', 'tokenizers'} & set(stage.trains)
+        features: dict[Modality, Tensor] = {}
         tokens = {}
         facts = torch.zeros((), device=self.device)
         metrics: dict[str, float] = {}
         for modality in batch.modalities:
             with torch.set_grad_enabled(not frozen):
-                features = self.model.features(modality, batch.inputs[modality])
-            tokens[modality], _ = self.model.project(modality, features)
+                features[modality] = self._features(modality, batch, features)
+            tokens[modality], _ = self.model.project(modality, features[modality])
             if stage.facts and len(batch.modalities) == 1:
                 facts, accuracy = self.heads.tokens.loss(tokens[modality].flatten(1),
                                                          batch.targets)
@@ -251,6 +252,14 @@ class Trainer:
             metrics.update({f'{batch.modalities[0].value}:{k}': v for k, v in more.items()})
         return loss + stage.facts * facts, {**metrics, 'loss': float(loss.detach()),
                                             'exact': more['exact']}
+
+    def _features(self, modality: Modality, batch: Batch, done: dict[Modality, Tensor]) -> Tensor:
+        """Return encoder features; the colour picture beside depth and normals is encoded once."""
+        x = batch.inputs[modality]
+        if modality in (Modality.DEPTH, Modality.NORMAL) and x.shape[1] == 2 \
+                and Modality.IMAGE in done:
+            return (done[Modality.IMAGE] + self.model.features(modality, x[:, 1:])) / 2
+        return self.model.features(modality, x)
 
     def _text_losses(self, prefix: Tensor, text: Packed) -> tuple[Tensor, dict[str, float]]:
         length = prefix.shape[1]
