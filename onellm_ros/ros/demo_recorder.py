@@ -106,7 +106,7 @@ class Recorder:
         self._first_ns: int | None = None
         self._inputs = _inputs()
         # reliable: best effort loses most large pictures where the machine is busy
-        qos = QoSProfile(depth=100)
+        qos = QoSProfile(depth=400)
         self._subscriptions = [
             node.create_subscription(i.kind, i.topic, lambda m, i=i: self._take(i, m), qos)
             for i in self._inputs]
