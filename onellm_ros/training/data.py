@@ -25,6 +25,7 @@ from onellm_ros.training.stages import Stage
 from onellm_ros.training.targets import TARGETS, told_by, truth_targets
 
 REFRESH_STEPS = 50
+WITH_PATCHES = (Modality.IMAGE, Modality.VIDEO, Modality.DEPTH, Modality.NORMAL)
 NO_COLOUR = 0.15                # share of depth and normal batches without a colour camera
 
 
@@ -192,11 +193,11 @@ class Batches(Dataset[Batch]):
         augment = None if self.held_out else rng
         batch.inputs = {m: model_input(self.shards, worlds, m, self.config, augment)
                         for m in ordered}
+        if len(ordered) == 1 and ordered[0] in WITH_PATCHES:
+            batch.dense = torch.from_numpy(self.shards.rows(worlds, 'dense'))
+            batch.distance = torch.from_numpy(
+                self.shards.rows(worlds, 'distance').astype(np.float32))
         if self.stage.kind == 'encoder':
-            if ordered[0] in (Modality.IMAGE, Modality.DEPTH, Modality.NORMAL, Modality.VIDEO):
-                batch.dense = torch.from_numpy(self.shards.rows(worlds, 'dense'))
-                batch.distance = torch.from_numpy(
-                    self.shards.rows(worlds, 'distance').astype(np.float32))
             return batch
         batch.text = pack_segments([self._segments(t, seen, rng) for t in truths],
                                    self.text.pad)

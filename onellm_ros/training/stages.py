@@ -28,6 +28,7 @@ class Stage:
     :param captions: share of the worlds that are described, too.
     :param learning_rate: peak, after ``warmup`` steps; cosine down to a twentieth of it.
     :param facts: weight of the facts heads' loss beside the loss on answers.
+    :param dense: weight of the dense heads' loss in a stage of kind ``align``.
     :param match_scale: begin with modality tokens of the size of the LLM's word embeddings.
     """
 
@@ -45,6 +46,7 @@ class Stage:
     weight_decay: float = 0.05
     clip: float = 1.0
     facts: float = 0.3
+    dense: float = 0.0
     match_scale: bool = False
 
     def __post_init__(self) -> None:
@@ -66,11 +68,11 @@ NANO_RECIPE = (
            ((IMU,), 0.3), ((FMR,), 0.3)),
           ('tokenizers', 'encoder'), steps=2400, batch=64),
     Stage('align', 'align',
-          (((IMG,), 5), ((DEP,), 2), ((PTS,), 2), ((AUD,), 1), ((IMU,), 1), ((VID,), 1),
-           ((NRM,), 1), ((FMR,), 0.5), ((IMG, DEP, AUD, IMU), 2),
-           ((IMG, DEP, NRM, PTS, AUD, IMU), 1),
-           ((IMG, VID, DEP, NRM, PTS, AUD, IMU), 0.5)),
-          ('upm', 'llm'), steps=3000, batch=48, questions=3,
+          (((IMG,), 6), ((DEP,), 2), ((PTS,), 1.5), ((AUD,), 0.7), ((IMU,), 0.7), ((VID,), 0.7),
+           ((NRM,), 0.7), ((FMR,), 0.5), ((IMG, IMU), 0.5), ((PTS, IMU), 0.3), ((IMG, AUD), 0.3),
+           ((IMG, DEP, AUD, IMU), 1.3), ((IMG, DEP, PTS, AUD, IMU), 0.5),
+           ((IMG, VID, DEP, NRM, PTS, AUD, IMU, FMR), 1.0)),
+          ('tokenizers', 'encoder', 'upm', 'llm'), steps=1500, batch=48, questions=3, dense=0.5,
           match_scale=True))
 
 RECIPES: dict[str, tuple[Stage, ...]] = {'nano': NANO_RECIPE}

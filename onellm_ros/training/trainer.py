@@ -30,7 +30,6 @@ from onellm_ros.training.data import Batch, Batches, Packed
 from onellm_ros.training.heads import DenseHead, FactsHead, pooled
 from onellm_ros.training.stages import Stage
 
-WITH_PATCHES = (Modality.IMAGE, Modality.VIDEO, Modality.DEPTH, Modality.NORMAL)
 EVAL_BATCHES = 8
 ALL_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -215,12 +214,15 @@ class Trainer:
         features = self.model.features(modality, batch.inputs[modality])
         loss, accuracy = self.heads.pooled[modality.value].loss(pooled(features), batch.targets)
         metrics = {f'{modality.value}/{k}': float(v) for k, v in accuracy.items()}
-        if batch.dense is not None and modality in WITH_PATCHES:
-            assert batch.distance is not None
-            dense, right = self.heads.dense.loss(features[:, 1:], batch.dense, batch.distance)
+        if batch.dense is not None:
+            dense, metrics[f'{modality.value}/patch'] = self._dense_loss(batch, features)
             loss = 0.3 * loss + dense
-            metrics[f'{modality.value}/patch'] = float(right)
         return loss, {'loss': float(loss.detach()), **metrics}
+
+    def _dense_loss(self, batch: Batch, features: Tensor) -> tuple[Tensor, float]:
+        assert batch.dense is not None and batch.distance is not None
+        loss, right = self.heads.dense.loss(features[:, 1:], batch.dense, batch.distance)
+        return loss, float(right)
 
     def _language_losses(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         assert batch.scene_ids is not None and batch.text is not None
@@ -233,25 +235,31 @@ class Trainer:
 
     def _answer_losses(self, stage: Stage, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         assert batch.text is not None
-        frozen = not {'encoder', 'tokenizers'} & set(stage.trains)
+        # Windows of several modalities are dear: they teach the UPM and the LLM only.
+        single = len(batch.modalities) == 1
+        through_encoder = single and bool({'encoder', 'tokenizers'} & set(stage.trains))
         features: dict[Modality, Tensor] = {}
         tokens = {}
-        facts = torch.zeros((), device=self.device)
+        besides = torch.zeros((), device=self.device)
         metrics: dict[str, float] = {}
         for modality in batch.modalities:
-            with torch.set_grad_enabled(not frozen):
+            with torch.set_grad_enabled(through_encoder and torch.is_grad_enabled()):
                 features[modality] = self._features(modality, batch, features)
             tokens[modality], _ = self.model.project(modality, features[modality])
-            if stage.facts and len(batch.modalities) == 1:
+            if stage.facts and single:
                 facts, accuracy = self.heads.tokens.loss(tokens[modality].flatten(1),
                                                          batch.targets)
                 metrics = {f'{modality.value}/{k}': float(v) for k, v in accuracy.items()}
+                besides = stage.facts * facts
+        if stage.dense and batch.dense is not None:
+            modality = batch.modalities[0]
+            dense, metrics[f'{modality.value}/patch'] = self._dense_loss(batch, features[modality])
+            besides = besides + stage.dense * dense
         prefix = self.model.prefix_embeds(tokens, self.text.bos)
         loss, more = self._text_losses(prefix, batch.text)
-        if len(batch.modalities) == 1:
+        if single:
             metrics.update({f'{batch.modalities[0].value}:{k}': v for k, v in more.items()})
-        return loss + stage.facts * facts, {**metrics, 'loss': float(loss.detach()),
-                                            'exact': more['exact']}
+        return loss + besides, {**metrics, 'loss': float(loss.detach()), 'exact': more['exact']}
 
     def _features(self, modality: Modality, batch: Batch, done: dict[Modality, Tensor]) -> Tensor:
         """Return encoder features; the colour picture beside depth and normals is encoded once."""
