@@ -23,6 +23,7 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
+from onellm_ros.modality import parse_modality
 from onellm_ros.replay.bag_sources import BagError
 from onellm_ros.ros.demo_bag import BagPlan, plan_bag, samples_between, topic_choices
 from onellm_ros.ros.demo_node import PERCEPTION, DemoNode
@@ -44,7 +45,7 @@ LOOK_S = 0.05
 ASKED_AT = (0.2, 0.45, 0.7)       # shares of the time between the first description and the end
 TRUTH_PATIENCE_S = 1.0            # a description waits so long for the truth of its window
 PICTURE_S = 3.0                   # of recorded messages before the window that is shown
-ANSWER_PATIENCE_S = 20.0
+ANSWER_PATIENCE_S, WAITING_S = 20.0, 10.0
 QUIET_S, BAG_PATIENCE_S = 2.5, 20.0   # after a recording: silence that ends, and the longest wait
 _COMPLAINT = re.compile(r'\[(?:WARN|ERROR|FATAL)\] \[[\d.]+\] \[[^]]*\]: (.*)')
 
@@ -89,6 +90,7 @@ class Demo:
         self.last: Said | None = None
         self.asked: tuple[DemoQuestion, Any, float] | None = None
         self._begin_s = time.monotonic()      # of the processes, then of the playing
+        self._patient_s = self._begin_s + WAITING_S
         self._first_s: float | None = None
         self._heard_s: float | None = None
         self._played_s: float | None = None
@@ -127,16 +129,16 @@ class Demo:
 
     def _over(self) -> bool:
         now_s = time.monotonic()
-        waiting = self.asked is not None or bool(self.node.arrived)
+        asked = len(self.summary.answers) == len(QUESTIONS) or self._first_s is None
+        waiting = not asked or bool(self.node.arrived)
         if self.plan is None or self._played_s is None:
             if self._first_s is None:
                 return now_s > self._begin_s + self.options.startup_s + self.options.seconds
             return now_s > self._end_s() + (ANSWER_PATIENCE_S if waiting else 0.0)
         quiet_s = now_s - max(self._played_s, self.node.last_window_s,
                               self.last.since_start_s + START_S if self.last else 0.0)
-        asked = len(self.summary.answers) == len(QUESTIONS) or self._first_s is None
         patience_s = BAG_PATIENCE_S if self._first_s is None else QUIET_S
-        return ((quiet_s > patience_s and asked and not waiting)
+        return ((quiet_s > patience_s and not waiting)
                 or now_s > max(self._end_s(), self._played_s + 2 * BAG_PATIENCE_S))
 
     # -- processes ----------------------------------------------------------------------------
@@ -151,9 +153,13 @@ class Demo:
             if code is not None and (child is not self.player or code != 0):
                 raise DemoError(f'{child.name} ended with exit code {code}; the end of '
                                 f'{child.log}:\n{child.tail()}')
+        now_s = time.monotonic()
+        if self._first_s is None and now_s > self._patient_s:
+            self._patient_s = now_s + WAITING_S
+            say(f'{now_s - START_S:6.1f} s  waiting for the first description '
+                '(the very first start compiles what renders)')
         if self.plan is None:
             return
-        now_s = time.monotonic()
         if self.player is None:
             heard = self.node.heard_by_perception(self.plan.inputs)
             if heard and self._heard_s is None:
@@ -284,16 +290,11 @@ class Demo:
             truth='' if truth is None else true_text(said, truth),
             title=f'what the robot sensed in one window, and what {message.model} said in '
                   f'{message.total_s:.2f} s',
-            expert_weights={m: r.expert_weights for m, r in zip(
-                _modalities(said), message.modalities, strict=True) if len(r.expert_weights)})
+            expert_weights={parse_modality(r.modality): r.expert_weights
+                            for r in message.modalities if len(r.expert_weights)})
         path = self.options.out / 'what_the_robot_sensed.png'
         picture.save(path)
         return path
-
-
-def _modalities(said: Said) -> list[Any]:
-    from onellm_ros.modality import parse_modality
-    return [parse_modality(r.modality) for r in said.message.modalities]
 
 
 def complaints(children: Sequence[Child], most: int = 5) -> list[str]:

@@ -12,10 +12,10 @@ from typing import Any
 
 from builtin_interfaces.msg import Time
 import numpy as np
+from onellm_msgs.msg import AudioChunk
 from sensor_msgs.msg import CameraInfo, Image, Imu, PointCloud2, PointField
 from std_msgs.msg import Float32MultiArray, MultiArrayDimension
 
-from onellm_msgs.msg import AudioChunk
 from onellm_ros.ros.message_copy import array_of
 
 SECOND_NS = 1_000_000_000

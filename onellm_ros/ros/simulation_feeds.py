@@ -2,8 +2,8 @@
 
 A :class:`Feed` makes the messages of one instant; they are made before that instant and published
 at it, so that stamps are true and not late. A feed that may skip leaves instants out when the CPU
-cannot keep up; the others (IMU, microphone) never do. Time is seconds of the simulated world, from 0.
-No ROS here: what publishing means is the business of the functions that come in.
+cannot keep up; the others (IMU, microphone) never do. Time is seconds of the simulated world,
+from 0. No ROS here: what publishing means is the business of the functions that come in.
 """
 
 from __future__ import annotations
