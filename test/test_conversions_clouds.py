@@ -113,6 +113,18 @@ def test_only_nan_is_said() -> None:
         point_sample(cloud(XYZ, values))
 
 
+def test_colours_that_cannot_be_unpacked_are_said() -> None:
+    with pytest.raises(ConversionError, match="'rgb' of type float64, expected 32 bits"):
+        point_sample(cloud([*XYZ, ('rgb', 'f8', 16)], {**coordinates(), 'rgb': [0.0] * 12}, 32))
+
+
+def test_names_in_capitals() -> None:
+    values = {'X': [1.0] * 3, 'Y': [2.0] * 3, 'Z': [3.0] * 3, 'Intensity': [7.0] * 3}
+    fields = [('X', 'f4', 0), ('Y', 'f4', 4), ('Z', 'f4', 8), ('Intensity', 'f4', 12)]
+    data = point_sample(cloud(fields, values)).data
+    np.testing.assert_array_equal(data, np.tile([1, 2, 3, 0.5, 0.5, 0.5], (3, 1)))
+
+
 def test_old_point_cloud() -> None:
     points = [SimpleNamespace(x=1.0, y=2.0, z=3.0), SimpleNamespace(x=4.0, y=5.0, z=float('nan'))]
     message = SimpleNamespace(header=None, points=points, channels=[

@@ -274,6 +274,12 @@ def test_models_are_found(folder, monkeypatch, tmp_path):
         find_model(tmp_path / 'file')
 
 
+def test_an_absent_model_is_said_without_a_ros_environment(monkeypatch):
+    monkeypatch.delenv('AMENT_PREFIX_PATH', raising=False)
+    with pytest.raises(EngineError, match="'nani' not found; looked for: .*onellm train"):
+        find_model('nani')
+
+
 def test_loading_fails_clearly(folder, tmp_path):
     with pytest.raises(EngineError, match='found neither'):
         Engine.load(tmp_path)

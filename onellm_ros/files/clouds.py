@@ -16,6 +16,7 @@ from onellm_ros.files.point_fields import (
     PointFieldError,
     cloud_from_fields,
     grey_from_intensity,
+    measured,
     unit_colours,
 )
 from onellm_ros.modality import Sample
@@ -66,15 +67,14 @@ def _from_npy(array: np.ndarray, path: str | Path) -> np.ndarray:
         raise FileError(f'{path}: found an array of shape {array.shape}, expected [N, 3] x y z, '
                         '[N, 4] with intensity or [N, 6] with r g b')
     rows = array.reshape(-1, array.shape[-1])
+    cloud = np.full((len(rows), 6), 0.5, np.float32)
     with np.errstate(over='ignore', invalid='ignore'):
-        xyz = rows[:, :3].astype(np.float32)
+        cloud[:, :3] = rows[:, :3]
     if rows.shape[1] == 6:
-        colours = unit_colours(rows[:, 3:])
-    else:
-        grey = grey_from_intensity(rows[:, 3]) if rows.shape[1] == 4 else np.full(len(rows), 0.5)
-        colours = np.repeat(grey[:, None], 3, axis=1)
-    good = np.isfinite(xyz).all(axis=1) & xyz.any(axis=1)
-    return np.concatenate([xyz, colours], axis=1).astype(np.float32)[good]
+        cloud[:, 3:] = unit_colours(rows[:, 3:])
+    elif rows.shape[1] == 4:
+        cloud[:, 3:] = grey_from_intensity(rows[:, 3])[:, None]
+    return measured(cloud)
 
 
 def _ascii_points(body: bytes, dtype: np.dtype, count: int, path: str | Path) -> np.ndarray:

@@ -63,9 +63,8 @@ def _colours(points: np.ndarray) -> np.ndarray:
                 raise PointFieldError(
                     f'found the field {packed_name!r} of type {values.dtype}, expected 32 '
                     'bits with 0x00RRGGBB packed in')
-            packed = values.view(np.uint32)
-            channels = np.stack([packed >> 16 & 255, packed >> 8 & 255, packed & 255], axis=-1)
-            return channels.astype(np.float32) / np.float32(255)
+            packed = values.view(np.uint32).astype('<u4', copy=False).view(np.uint8)
+            return packed.reshape(-1, 4)[:, 2::-1] * np.float32(1 / 255)
     for triple in _COLOURS:
         if all(name in names for name in triple):
             return unit_colours(np.stack([native(points, names[n]) for n in triple], axis=-1))
@@ -78,8 +77,7 @@ def _colours(points: np.ndarray) -> np.ndarray:
 def cloud_from_fields(points: np.ndarray) -> np.ndarray:
     """Turn a structured array of points into the canonical cloud.
 
-    Points that are not finite, and points exactly at the origin (what organised sensors write for
-    no return), are no measurements and are left out.
+    Points that are no measurements are left out (see :func:`measured`).
 
     :param points: structured [n] with the fields x, y, z (any numeric type, any byte order).
     :returns: float32 [m, 6]: x y z in metres, r g b in 0..1; m may be 0.
@@ -90,7 +88,23 @@ def cloud_from_fields(points: np.ndarray) -> np.ndarray:
     if missing:
         raise PointFieldError(f'found the fields {", ".join(names) or "none"}, expected '
                               f'x, y and z ({", ".join(missing)} missing)')
+    cloud = np.empty((len(points), 6), np.float32)
     with np.errstate(over='ignore', invalid='ignore'):
-        xyz = np.stack([native(points, names[axis]).astype(np.float32) for axis in 'xyz'], axis=-1)
-    good = np.isfinite(xyz).all(axis=1) & xyz.any(axis=1)
-    return np.concatenate([xyz, _colours(points)], axis=1)[good]
+        for column, axis in enumerate('xyz'):
+            cloud[:, column] = native(points, names[axis])
+    cloud[:, 3:] = _colours(points)
+    return measured(cloud)
+
+
+def measured(cloud: np.ndarray) -> np.ndarray:
+    """Return the points of a cloud that are measurements.
+
+    Points that are not finite, and points exactly at the origin (what organised sensors write for
+    no return), are none.
+
+    :param cloud: float32 [n, C >= 3], x y z first.
+    :returns: [m, C]; m may be 0.
+    """
+    x, y, z = cloud[:, 0], cloud[:, 1], cloud[:, 2]
+    good = np.isfinite(x) & np.isfinite(y) & np.isfinite(z) & ((x != 0) | (y != 0) | (z != 0))
+    return cloud if good.all() else cloud[good]

@@ -30,7 +30,7 @@ def _model_roots() -> Iterator[Path]:
     else:
         try:
             yield Path(get_package_share_directory(PACKAGE)) / 'models'
-        except PackageNotFoundError:
+        except (PackageNotFoundError, OSError):     # OSError: no ROS environment is set up
             pass
     yield Path(sys.prefix) / 'share' / PACKAGE / 'models'
 

@@ -1,10 +1,7 @@
 """Point clouds: sensor_msgs PointCloud2 (any layout) and PointCloud -> samples.
 
-Colour is taken from ``rgb`` or ``rgba`` (packed 0x00RRGGBB in a float32 or 32-bit integer), from
-separate ``r``, ``g``, ``b`` fields, or as grey from an intensity; without any it is 0.5.
-Intensities have no common scale: they are stretched from their 1st to their 99th percentile.
-Points that are not finite, and points exactly at the sensor's origin (what organised lidars write
-for no return), are no measurements and are left out.
+Owns the layout of the messages; what their fields mean (coordinates, colours, intensities, no
+return) is the same as in files and stands in ``onellm_ros/files/point_fields.py``.
 """
 
 from __future__ import annotations
@@ -13,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from onellm_ros.files.point_fields import PointFieldError, cloud_from_fields
 from onellm_ros.modality import Sample
 from onellm_ros.ros.message_fields import (
     ConversionError,
@@ -24,8 +22,6 @@ from onellm_ros.ros.message_fields import (
 
 # sensor_msgs/PointField: datatype -> numpy kind
 _TYPES = {1: 'i1', 2: 'u1', 3: 'i2', 4: 'u2', 5: 'i4', 6: 'u4', 7: 'f4', 8: 'f8'}
-_INTENSITIES = ('intensity', 'intensities', 'i', 'reflectivity', 'reflectance', 'remission',
-                'reflect', 'signal')
 
 
 def cloud_array(message: Any) -> np.ndarray:
@@ -84,82 +80,21 @@ def _point_dtype(message: Any, step: int) -> np.dtype:
         names.append(name)
         formats.append(order + kind if count == 1 else (order + kind, (count,)))
         offsets.append(int(field.offset))
-    if missing := [axis for axis in 'xyz' if axis not in names]:
-        raise ConversionError(f'found a cloud with the fields {", ".join(names) or "none"}; '
-                              f'expected x, y and z ({", ".join(missing)} missing); name the '
-                              'coordinates so in the publisher')
     return np.dtype({'names': names, 'formats': formats, 'offsets': offsets, 'itemsize': step})
 
 
-def _scalar(points: np.ndarray, name: str) -> np.ndarray:
-    """Return one field, its first element where it has several, in the machine's byte order."""
-    values = points[name]
-    if values.ndim > 1:
-        values = values[:, 0]
-    return values.astype(values.dtype.newbyteorder('='))
-
-
-def _unit_scale(values: np.ndarray) -> np.ndarray:
-    """Scale one colour channel to 0..1 by its type (floats above 1 are taken as 0..255)."""
-    if np.issubdtype(values.dtype, np.integer):
-        top = 65535.0 if values.dtype.itemsize == 2 and values.max(initial=0) > 255 else 255.0
-        return values.astype(np.float32) / np.float32(top)
-    values = np.nan_to_num(values.astype(np.float32), nan=0.5)
-    return values / 255 if values.max(initial=0) > 1 else values
-
-
-def grey_from_intensity(values: np.ndarray) -> np.ndarray:
-    """Stretch intensities of any scale to 0..1 between their 1st and 99th percentile.
-
-    :param values: [n]; NaN gives 0.5, as does a constant intensity.
-    :returns: float32 [n].
-    """
-    values = values.astype(np.float64)
-    good = np.isfinite(values)
-    if not good.any():
-        return np.full(values.shape, 0.5, np.float32)
-    low, high = np.percentile(values[good], (1, 99))
-    if high <= low:
-        return np.full(values.shape, 0.5, np.float32)
-    grey = np.clip((values - low) / (high - low), 0, 1)
-    return np.where(good, grey, 0.5).astype(np.float32)
-
-
-def _colours(points: np.ndarray) -> np.ndarray:
-    """Return float32 [n, 3] colours in 0..1 from whatever fields the cloud has."""
-    names = points.dtype.names or ()
-    for name in ('rgb', 'rgba'):
-        if name not in names:
-            continue
-        values = _scalar(points, name)
-        if values.dtype.itemsize != 4:
-            raise ConversionError(f'found the field {name!r} of type {values.dtype} in a cloud; '
-                                  'expected float32 or uint32 with 0x00RRGGBB packed in; correct '
-                                  'the publisher')
-        packed = values.view(np.uint32).astype('<u4', copy=False).view(np.uint8).reshape(-1, 4)
-        return packed[:, 2::-1] * np.float32(1 / 255)
-    for red, green, blue in (('r', 'g', 'b'), ('red', 'green', 'blue')):
-        if red in names and green in names and blue in names:
-            channels = np.stack([_scalar(points, n) for n in (red, green, blue)], axis=-1)
-            return np.clip(_unit_scale(channels), 0, 1)
-    for name in _INTENSITIES:
-        if name in names:
-            grey = grey_from_intensity(_scalar(points, name))
-            return np.repeat(grey[:, None], 3, axis=1)
-    return np.full((len(points), 3), 0.5, np.float32)
-
-
-def _old_cloud(message: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return coordinates and colours of the old sensor_msgs PointCloud (points and channels)."""
-    xyz = np.array([(p.x, p.y, p.z) for p in message.points], np.float32).reshape(-1, 3)
-    columns = {str(c.name): np.asarray(c.values, np.float32) for c in message.channels}
-    columns = {name: v for name, v in columns.items() if len(v) == len(xyz)}
-    if not columns or not len(xyz):
-        return xyz, np.full((len(xyz), 3), 0.5, np.float32)
-    table = np.empty(len(xyz), dtype=[(name, 'f4') for name in columns])
+def _old_cloud(message: Any) -> np.ndarray:
+    """Return the points and channels of the old sensor_msgs PointCloud as a structured array."""
+    count = len(message.points)
+    columns = {axis: np.fromiter((getattr(p, axis) for p in message.points), np.float32, count)
+               for axis in 'xyz'}
+    for channel in message.channels:
+        if len(channel.values) == count:
+            columns.setdefault(str(channel.name), np.asarray(channel.values, np.float32))
+    table = np.empty(count, dtype=[(name, 'f4') for name in columns])
     for name, values in columns.items():
         table[name] = values
-    return xyz, _colours(table)
+    return table
 
 
 def point_sample(message: Any, topic: str = '') -> Sample:
@@ -169,22 +104,15 @@ def point_sample(message: Any, topic: str = '') -> Sample:
     :returns: a point sample, float32 [N, 6]: x y z in metres in the sensor's frame, r g b in 0..1.
     :raises ConversionError: for messages that are not understood or hold no measurement.
     """
-    if hasattr(message, 'points') and hasattr(message, 'channels'):
-        xyz, colours = _old_cloud(message)
-    else:
-        points = cloud_array(message)
-        xyz = np.empty((len(points), 3), np.float32)
-        with np.errstate(over='ignore', invalid='ignore'):
-            for column, axis in enumerate('xyz'):
-                values = points[axis]
-                xyz[:, column] = values if values.ndim == 1 else values[:, 0]
-        colours = _colours(points)
-    x, y, z = xyz[:, 0], xyz[:, 1], xyz[:, 2]
-    good = np.isfinite(x) & np.isfinite(y) & np.isfinite(z) & ((x != 0) | (y != 0) | (z != 0))
-    if not good.any():
-        raise ConversionError(f'found no measured point among {len(xyz)} (all NaN, infinite or at '
-                              'the origin); expected some; does the sensor see anything within '
+    old = hasattr(message, 'points') and hasattr(message, 'channels')
+    points = _old_cloud(message) if old else cloud_array(message)
+    try:
+        cloud = cloud_from_fields(points)
+    except PointFieldError as error:
+        raise ConversionError(f'{error} in a cloud; name and pack them so in the publisher'
+                              ) from None
+    if not len(cloud):
+        raise ConversionError(f'found no measured point among {len(points)} (all NaN, infinite or '
+                              'at the origin); expected some; does the sensor see anything within '
                               'its range?')
-    data = np.concatenate([xyz, colours], axis=1)
-    data = data if good.all() else data[good]
-    return Sample(stamp_ns(message), data, frame_id(message), topic=topic)
+    return Sample(stamp_ns(message), cloud, frame_id(message), topic=topic)
