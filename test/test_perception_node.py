@@ -36,11 +36,13 @@ from onellm_msgs.srv import Ask  # noqa: E402
 from rcl_interfaces.srv import GetParameters  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.qos import QoSProfile, qos_profile_sensor_data  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image, Imu  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from std_srvs.srv import SetBool  # noqa: E402
 
 from onellm_ros.ros import parameters  # noqa: E402
+from onellm_ros.ros.once import Once  # noqa: E402
 from onellm_ros.ros.perception_node import PerceptionNode  # noqa: E402
 
 S = 1_000_000_000
@@ -403,6 +405,85 @@ def test_awkward_messages_are_named_once_and_the_node_goes_on(
     assert image.level == DiagnosticStatus.WARN
     assert states['perception: depth'].level == DiagnosticStatus.ERROR
     assert states['perception: model'].hardware_id
+    assert states['perception: camera_info'].level == DiagnosticStatus.ERROR
+    for source in bench.node._inputs.sources:
+        source.error_s -= 60  # what was wrong a minute ago no longer is
+    bench.drive(0.2, BASE_S + 1)
+    bench.diagnostics.clear()
+    bench.until(lambda: any(s.name == 'perception: image' and 'Hz' in s.message
+                            and s.level == DiagnosticStatus.OK
+                            for d in bench.diagnostics for s in d.status))
+
+
+def test_garbage_of_many_kinds_does_not_fill_the_log() -> None:
+    said: list[str] = []
+    once = Once(said.append)
+    for i in range(100):
+        once('/image', f'found {i} bytes that start with {i:02x} ff {255 - i:02x} 0a')
+    assert len(said) == 1
+    for i in range(100):
+        once('/image', f'found the encoding {"x" * i!r}')
+    assert len(said) == 12 and 'no more' in said[-1] and 'no more' not in said[0]
+    once('/depth', 'found nothing')
+    assert len(said) == 13
+
+
+def test_publishers_of_another_type_or_qos_are_named(benches: Callable[..., Bench]) -> None:
+    bench = benches(**{'inputs.reliability': 'reliable'})
+    bench.activate()
+    context = rclpy.Context()  # one participant cannot have a topic with two types
+    rclpy.init(context=context)
+    driver = rclpy.create_node('driver', context=context)
+    driver.create_publisher(Imu, '/depth', 10)
+    driver.create_publisher(Image, '/image', qos_profile_sensor_data)
+    bench.until(lambda: any('found sensor_msgs/msg/Imu on /depth, expected sensor_msgs/msg/Image'
+                            in w for w in bench.warnings))
+    bench.until(lambda: any('QoS' in w and 'RELIABILITY' in w for w in bench.warnings))
+    bench.until(lambda: any('found sensor_msgs/msg/Imu' in s.message for d in bench.diagnostics
+                            for s in d.status if s.name == 'perception: depth'))
+    assert 'found sensor_msgs/msg/Imu' in bench.ask('What?').error_msg
+    driver.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def test_a_model_that_breaks_is_told_and_goes_on(benches: Callable[..., Bench]) -> None:
+    bench = benches()
+    bench.activate()
+
+    def status() -> Any:
+        return next(s for s in bench.diagnostics[-1].status if s.name == 'perception: model')
+    encode = bench.engine.encode
+    bench.engine.encode = lambda tensors: None + 1  # a TypeError
+    bench.drive(0.5)
+    bench.until(lambda: bench.diagnostics and 'failed to describe' in status().message)
+    assert status().level == DiagnosticStatus.WARN and len(bench.warnings) == 1
+    bench.engine.encode = encode
+    bench.drive(0.5, BASE_S + 1)
+    bench.until(lambda: bench.descriptions and status().level == DiagnosticStatus.OK)
+    bench.engine.broken = 'question: it is too long'  # the client's fault, not the model's
+    failed = bench.node._worker.stats.failed
+    assert bench.ask('What?').error_code == Ask.Response.INVALID_QUESTION
+    bench.engine.broken = 'choices: too long'
+    assert bench.ask('What?').error_code == Ask.Response.INVALID_CHOICES
+    assert bench.node._worker.stats.failed == failed
+
+
+def test_a_burst_of_questions_is_answered_or_refused(benches: Callable[..., Bench]) -> None:
+    bench = benches()
+    bench.activate()
+    bench.drive(0.4)
+    bench.until(lambda: bench.windows)
+    client = bench.robot.create_client(Ask, '/perception/ask', qos_profile=QoSProfile(depth=100))
+    assert client.wait_for_service(DEADLINE_S)
+    bench.engine.delay_s = 0.02
+    futures = [client.call_async(Ask.Request(question=f'Is it {i}?')) for i in range(40)]
+    bench.until(lambda: all(f.done() for f in futures))
+    codes = {f.result().error_code for f in futures}
+    assert Ask.Response.NONE in codes and codes <= {Ask.Response.NONE, Ask.Response.REJECTED}
+    begin_s = time.monotonic()  # from before the windows that are kept: no use to wait
+    bench.node.set_parameters([Parameter('ask.wait_s', value=30.0)])
+    assert bench.ask('What?', at=Time(sec=1)).error_code == Ask.Response.NO_WINDOW
+    assert time.monotonic() - begin_s < 10.0
 
 
 def test_zero_stamps_take_the_time_of_receipt_or_are_refused(
@@ -500,6 +581,14 @@ def test_an_answer_word_by_word_and_its_end(benches: Callable[..., Bench]) -> No
     status, answer = result(goal)
     assert status == GoalStatus.STATUS_CANCELED
     assert answer.error_code == Ask.Response.CANCELLED and len(heard) < 50
+    heard.clear()
+    goal = send('What?')
+    bench.until(lambda: heard)
+    assert bench.call(SetBool, '/perception/enable', SetBool.Request(data=False)).success
+    cancelling = goal.cancel_goal_async()  # also while disabled
+    bench.until(cancelling.done)
+    assert result(goal)[0] == GoalStatus.STATUS_CANCELED
+    assert bench.call(SetBool, '/perception/enable', SetBool.Request(data=True)).success
     status, answer = result(send(' '))
     assert status == GoalStatus.STATUS_ABORTED
     assert answer.error_code == Ask.Response.INVALID_QUESTION

@@ -17,6 +17,7 @@ from onellm_msgs.srv import Ask
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
 from rclpy.task import Future as RosFuture
 
 from onellm_ros.config import NodeConfig
@@ -25,6 +26,9 @@ from onellm_ros.ros.outputs import fill_answer
 from onellm_ros.ros.questions import AskError, question_of
 from onellm_ros.ros.results import Reply
 from onellm_ros.ros.worker import Worker
+
+# Of the usual ten requests that are held, those of a burst before would get no answer at all.
+_QOS = QoSProfile(depth=100)
 
 
 class Asking:
@@ -39,13 +43,15 @@ class Asking:
         self._node = node
         self._worker = worker
         self._config = config
-        self._goals: dict[bytes, Future[Reply]] = {}
+        self._goals: dict[bytes, tuple[Worker, Future[Reply]]] = {}
         # questions wait for the model: they must not exclude each other or anything else
         group = ReentrantCallbackGroup()
-        self._service = node.create_service(Ask, '~/ask', self._on_ask, callback_group=group)
+        self._service = node.create_service(
+            Ask, '~/ask', self._on_ask, callback_group=group, qos_profile=_QOS)
         self._action = ActionServer(
             node, AskStream, '~/ask_stream', self._on_goal, callback_group=group,
-            cancel_callback=self._on_cancel)
+            cancel_callback=self._on_cancel, goal_service_qos_profile=_QOS,
+            result_service_qos_profile=_QOS)
 
     def close(self) -> None:
         """End the action server (the service ends with the node)."""
@@ -66,7 +72,7 @@ class Asking:
         waiting.add_done_callback(lambda _: None)
         future = worker.ask(replace(question, on_delta=on_delta))
         if goal:
-            self._goals[goal] = future
+            self._goals[goal] = worker, future
         future.add_done_callback(lambda done: waiting.set_result(done.result()))
         reply: Reply = await waiting
         self._goals.pop(goal, None)
@@ -90,7 +96,7 @@ class Asking:
         return fill_answer(AskStream.Result(), reply, self._config().base_frame)
 
     def _on_cancel(self, handle: Any) -> Any:
-        future = self._goals.get(bytes(handle.goal_id.uuid))
-        if future is not None:
-            self._worker().cancel(future)
+        worker, future = self._goals.get(bytes(handle.goal_id.uuid), (None, None))
+        if worker is not None and future is not None:
+            worker.cancel(future)
         return CancelResponse.ACCEPT

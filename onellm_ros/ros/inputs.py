@@ -8,9 +8,8 @@ All of it runs on the thread of the node's executor.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 import importlib
-import re
 import time
 from typing import Any
 
@@ -35,11 +34,11 @@ from onellm_ros.ros.conversions import (
     normal_sample,
     point_sample,
 )
+from onellm_ros.ros.once import Once
 from onellm_ros.synchronizer import Synchronizer
 from onellm_ros.windows import StreamSpec, Window, WindowSpec
 
 SECOND_NS = 1_000_000_000
-_NUMBER = re.compile(r'[-+]?\d[\d.,]*(e[-+]?\d+)?')
 # Whatever a malformed message does to a converter besides its own error, the node lives on.
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 # Streams in order of rank: the first one that speaks is the reference for the clock.
@@ -51,6 +50,7 @@ STREAMS: dict[str, Modality] = {
 _RATES = {Modality.IMAGE: (120, 10), Modality.DEPTH: (120, 0), Modality.NORMAL: (120, 0),
           Modality.POINT: (50, 0), Modality.IMU: (2000, 2000), Modality.AUDIO: (200, 200),
           Modality.FMRI: (100, 0)}
+CAMERA_INFO = 'camera_info'
 _STALL_S = 0.25
 _QUEUE = {Modality.IMU: 200, Modality.AUDIO: 100}
 
@@ -115,6 +115,7 @@ class Source:
     received: int = 0
     errors: int = 0
     last_error: str = ''
+    error_s: float = 0.0
     arrival_s: float = 0.0
     counted: int = 0
     subscription: Any = None
@@ -127,6 +128,8 @@ class Health:
     :param rate_hz: messages a second since the last look; ``age_s``: since the newest one, None if
         there was none.
     :param lost: samples that were late, duplicates or too many.
+    :param error_age_s: since the newest message that could not be used; None if there was none.
+    :param mistyped: publishers are there, and all of them send another type: which and expected.
     """
 
     stream: str
@@ -139,22 +142,10 @@ class Health:
     lost: int
     errors: int
     last_error: str
-    offset_s: float
-    foreign: bool
-
-
-@dataclass
-class Once:
-    """Says each kind of thing once; texts that differ in numbers alone are of one kind."""
-
-    say: Callable[[str], Any]
-    kinds: set[tuple[str, str]] = field(default_factory=set)
-
-    def __call__(self, kind: str, text: str) -> None:
-        key = (kind, _NUMBER.sub('#', text))
-        if key not in self.kinds and len(self.kinds) < 1000:
-            self.kinds.add(key)
-            self.say(f'{kind}: {text} (said once; counted in /diagnostics)')
+    offset_s: float = 0.0
+    foreign: bool = False
+    error_age_s: float | None = None
+    mistyped: str = ''
 
 
 class Inputs:
@@ -184,8 +175,9 @@ class Inputs:
         self._subscriptions: list[Any] = []
         for source in self.sources:
             self._subscribe(source)
+        self._camera_source: Source | None = None
         if {'image', 'depth'} & set(names):
-            self._camera_source = Source('camera_info', node.resolve_topic_name('camera_info'),
+            self._camera_source = Source(CAMERA_INFO, node.resolve_topic_name('camera_info'),
                                          CameraInfo, self._camera_info)
             self._subscribe(self._camera_source)
 
@@ -287,6 +279,7 @@ class Inputs:
 
     def _refuse(self, source: Source, text: str) -> None:
         source.errors += 1
+        source.error_s = time.monotonic()
         source.last_error = text
         self.warn(source.topic, text)
 
@@ -349,23 +342,44 @@ class Inputs:
         """Return how each input does; rates are since the call before."""
         now_s = time.monotonic()
         span_s, self._looked_s = max(now_s - self._looked_s, 1e-3), now_s
-        stats = self.synchronizer.stats()
         out = []
-        for stream, counts in stats.items():
+        for stream, counts in self.synchronizer.stats().items():
             sources = [s for s in self.sources if s.stream == stream]
-            received = sum(s.received for s in sources)
-            fresh = received - sum(s.counted for s in sources)
-            for source in sources:
-                source.counted = source.received
-            heard = [s.arrival_s for s in sources if s.received]
-            last = max(sources, key=lambda s: s.errors)
-            out.append(Health(
-                stream, tuple(s.topic for s in sources if s.received),
-                sum(self._node.count_publishers(s.topic) for s in sources), received,
-                fresh / span_s, now_s - max(heard) if heard else None, counts.late,
-                counts.dropped + counts.duplicates, sum(s.errors for s in sources),
-                last.last_error, counts.offset_ns / SECOND_NS, counts.foreign))
+            out.append(replace(
+                self._health(stream, sources, now_s, span_s), late=counts.late,
+                lost=counts.dropped + counts.duplicates, offset_s=counts.offset_ns / SECOND_NS,
+                foreign=counts.foreign))
+        if self._camera_source is not None:
+            out.append(self._health(CAMERA_INFO, [self._camera_source], now_s, span_s))
         return out
+
+    def _health(self, stream: str, sources: list[Source], now_s: float, span_s: float) -> Health:
+        """Return what the topics of one stream say about it."""
+        received = sum(s.received for s in sources)
+        fresh = received - sum(s.counted for s in sources)
+        for source in sources:
+            source.counted = source.received
+        heard = [s.arrival_s for s in sources if s.received]
+        last = max(sources, key=lambda s: s.error_s)
+        return Health(
+            stream, tuple(s.topic for s in sources if s.received),
+            sum(self._node.count_publishers(s.topic) for s in sources), received, fresh / span_s,
+            now_s - max(heard) if heard else None, 0, 0, sum(s.errors for s in sources),
+            last.last_error, error_age_s=now_s - last.error_s if last.errors else None,
+            mistyped='' if received else self._mistyped(sources))
+
+    def _mistyped(self, sources: list[Source]) -> str:
+        """Return which wrong types the publishers of a stream send, if there are no others."""
+        wrong = ''
+        for source in sources:
+            found = {i.topic_type for i in self._node.get_publishers_info_by_topic(source.topic)}
+            expected = f'{source.type.__module__.split(".")[0]}/msg/{source.type.__name__}'
+            if expected in found:
+                return ''
+            if found:
+                wrong = f'found {", ".join(sorted(found))} on {source.topic}, expected {expected}'
+                self.warn(source.topic, f'{wrong}: nothing is received; remap the topic')
+        return wrong
 
     def silence(self) -> str:
         """Return in words which inputs have brought nothing usable, and why if that is known."""
@@ -379,7 +393,7 @@ class Inputs:
                 parts.append(f'{stream}: {errors[0].errors} unusable messages '
                              f'({errors[0].last_error})')
             elif any(self._node.count_publishers(s.topic) for s in sources):
-                parts.append(f'{stream}: no message yet')
+                parts.append(f'{stream}: {self._mistyped(sources) or "no message yet"}')
             else:
                 parts.append(f'{stream}: no publisher on {sources[0].topic}')
         return '; '.join(parts)

@@ -17,11 +17,12 @@ from std_msgs.msg import Header
 
 from onellm_ros.choose import Report, Selection
 from onellm_ros.modality import Modality
-from onellm_ros.ros.inputs import Health
+from onellm_ros.ros.inputs import CAMERA_INFO, Health
 from onellm_ros.ros.results import Described, Reply, WorkerStats
 
 SECOND_NS = 1_000_000_000
 _SAME_CLOCK_S = 3600.0
+_RECENT_S = 10.0  # an unusable message is a warning for so long
 ERROR_CODES: Mapping[str, int] = {
     name: getattr(Ask.Response, name) for name in (
         'NONE', 'UNKNOWN', 'NOT_ACTIVE', 'INVALID_QUESTION', 'INVALID_CHOICES', 'INVALID_MODALITY',
@@ -138,7 +139,7 @@ def input_status(node: str, health: Health, required: bool, silence_s: float) ->
     """Return how one input does.
 
     :param required: windows wait for it: its silence is a warning even before it ever spoke.
-    :param silence_s: silent for longer than this is a warning.
+    :param silence_s: silent for longer than this is a warning (a CameraInfo may come once).
     """
     level, text = DiagnosticStatus.OK, f'{health.rate_hz:.1f} Hz'
     if health.received and health.errors >= health.received:
@@ -147,10 +148,10 @@ def input_status(node: str, health: Health, required: bool, silence_s: float) ->
         level, text = DiagnosticStatus.ERROR, f'another clock: {health.offset_s:+.3f} s'
     elif health.age_s is None:
         level = DiagnosticStatus.WARN if required or health.publishers else DiagnosticStatus.OK
-        text = 'no message yet' if health.publishers else 'no publisher'
-    elif health.age_s > silence_s:
+        text = health.mistyped or ('no message yet' if health.publishers else 'no publisher')
+    elif health.age_s > silence_s and health.stream != CAMERA_INFO:
         level, text = DiagnosticStatus.WARN, f'silent for {health.age_s:.1f} s'
-    elif health.errors:
+    elif health.error_age_s is not None and health.error_age_s < _RECENT_S:
         level, text = DiagnosticStatus.WARN, f'{text}, some unusable: {health.last_error}'
     return status_message(f'{node}: {health.stream}', level, text, '', {
         'topics': ', '.join(health.topics), 'publishers': health.publishers,
@@ -166,11 +167,12 @@ def engine_status(node: str, model: str, device: str, stats: WorkerStats, jumps:
     level, text = DiagnosticStatus.OK, 'describing' if stats.described else 'waiting for windows'
     if not enabled:
         text = 'disabled'
-    elif stats.failed:
-        level, text = DiagnosticStatus.WARN, f'{stats.failed} failures of the model'
+    elif stats.failure:
+        level, text = DiagnosticStatus.WARN, stats.failure
     return status_message(f'{node}: model', level, text, device, {
         'model': model, 'device': device, 'described': stats.described, 'skipped': stats.skipped,
-        'empty': stats.empty, 'failed': stats.failed, 'answered': stats.answered,
-        'refused': stats.refused, 'questions_waiting': stats.waiting, 'time_jumps': jumps,
+        'empty': stats.empty, 'left_out': stats.left_out, 'failed': stats.failed,
+        'answered': stats.answered, 'refused': stats.refused,
+        'questions_waiting': stats.waiting, 'time_jumps': jumps,
         'encode_s': stats.encode_s, 'decode_s': stats.decode_s,
         'tokens_per_s': stats.tokens_per_s})

@@ -31,7 +31,8 @@ from onellm_ros.config import ConfigError, NodeConfig
 from onellm_ros.modality import Modality, parse_modality
 from onellm_ros.ros import outputs, parameters
 from onellm_ros.ros.asking import Asking
-from onellm_ros.ros.inputs import STREAMS, Inputs, Once, window_spec
+from onellm_ros.ros.inputs import STREAMS, Inputs, window_spec
+from onellm_ros.ros.once import Once
 from onellm_ros.ros.questions import AskError
 from onellm_ros.ros.results import Described, EngineLike, model_text
 from onellm_ros.ros.worker import Worker
@@ -305,9 +306,9 @@ class PerceptionNode(LifecycleNode):
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         name = self.get_fully_qualified_name().strip('/')
-        required = set(self._config.window.required)
+        required = {parse_modality(m) for m in self._config.window.required}
         message.status = [
-            outputs.input_status(name, health, STREAMS[health.stream].value in required,
+            outputs.input_status(name, health, STREAMS.get(health.stream) in required,
                                  self._config.window.silence_s) for health in inputs.health()]
         device = str(getattr(worker.engine, 'device', self._config.device))
         message.status.append(outputs.engine_status(
@@ -351,6 +352,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+    # The process ends: a search for cycles among all that torch brought would take a second more.
+    gc.freeze()
     return code
 
 

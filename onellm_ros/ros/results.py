@@ -92,12 +92,18 @@ class Reply:
 
 @dataclass
 class WorkerStats:
-    """Counts since the worker was made; times are those of the newest description."""
+    """Counts since the worker was made; times are those of the newest description.
+
+    :param failure: why the newest work failed; empty once a description has succeeded.
+    :param left_out: modalities of described windows that gave the model no input.
+    """
 
     described: int = 0
     skipped: int = 0
     empty: int = 0
+    left_out: int = 0
     failed: int = 0
+    failure: str = ''
     answered: int = 0
     refused: int = 0
     waiting: int = 0

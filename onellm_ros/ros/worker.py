@@ -30,6 +30,11 @@ from onellm_ros.ros.results import (
 
 _PREFIXES_KEPT = 2
 _JOIN_S = 1.5
+# Whatever a model does to its inputs, the thread lives on and says so.
+_FAILURES = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError,
+             MemoryError, OSError, RuntimeError, TypeError, ValueError)
+# How an engine's errors begin that are about what was asked.
+_CODES = {'question:': 'INVALID_QUESTION', 'choices:': 'INVALID_CHOICES'}
 
 
 class _Cancel(threading.Event):
@@ -193,7 +198,8 @@ class Worker:
         self.stats.waiting = len(self._questions)
         for job in self._questions:
             waited_s = time.monotonic() - job.asked_s
-            if (self._window_for(job.question) is not None or job.cancel.is_set()
+            # windows come in the order of time: one from before those that are kept will not come
+            if (self._windows or job.cancel.is_set()
                     or waited_s >= self.asking.wait_s):
                 self._questions.remove(job)
                 return job
@@ -224,18 +230,18 @@ class Worker:
             known['selection'] = selection
             prefix, left_out, fresh = self._prefix(selection, question.modalities)
             known['encode_s'] = time.monotonic() - begin_s if fresh else 0.0
-            self._check_modalities(question, prefix, left_out)
+            self._check_modalities(question, selection, prefix, left_out)
             known['weights'] = dict(prefix.expert_weights)
             started_s = time.monotonic()
             answer = self._generate(prefix, question, job.cancel)
         except _AskError as error:
             return Reply(error.code, str(error), total_s=time.monotonic() - job.asked_s, **known)
-        except (RuntimeError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
-            self.stats.failed += 1
-            code = 'INVALID_QUESTION' if str(error).startswith('question:') else 'MODEL_FAILED'
+        except _FAILURES as error:
+            text = str(error) or type(error).__name__
+            code = next((c for word, c in _CODES.items() if text.startswith(word)), 'MODEL_FAILED')
             if code == 'MODEL_FAILED':
-                self._on_trouble('answer', f'the model failed to answer: {error}')
-            return Reply(code, str(error), total_s=time.monotonic() - job.asked_s, **known)
+                self._failed('answer', f'the model failed to answer: {text}')
+            return Reply(code, text, total_s=time.monotonic() - job.asked_s, **known)
         known['total_s'] = time.monotonic() - job.asked_s
         if answer.tokens:
             known['first_token_s'] = started_s - begin_s + answer.first_token_s
@@ -244,6 +250,11 @@ class Worker:
             return Reply(code, text, answer=answer, finish_reason=code.lower(), **known)
         reason = 'choice' if question.choices else answer.finish_reason
         return Reply(answer=answer, finish_reason=reason, **known)
+
+    def _failed(self, kind: str, text: str) -> None:
+        self.stats.failed += 1
+        self.stats.failure = text
+        self._on_trouble(kind, text)
 
     def _generate(self, prefix: Any, question: Question, cancel: _Cancel) -> Any:
         if question.on_delta is None or question.choices:
@@ -274,12 +285,12 @@ class Worker:
         return f'no window closed within {self.asking.wait_s:g} s' + (f': {why}' if why else '')
 
     @staticmethod
-    def _check_modalities(question: Question, prefix: Any, left_out: Mapping[Modality, str]
-                          ) -> None:
+    def _check_modalities(question: Question, selection: Selection, prefix: Any,
+                          left_out: Mapping[Modality, str]) -> None:
         missing = sorted((question.modalities or frozenset()) - set(prefix.modalities))
         if missing:
             why = left_out.get(missing[0], f'the window holds '
-                               f'{", ".join(m.value for m in prefix.modalities) or "nothing"}')
+                               f'{", ".join(m.value for m in selection.samples)}')
             raise _AskError('MODALITY_MISSING', f'nothing of {missing[0].value}: {why}')
         if not prefix.modalities:
             raise _AskError('MODALITY_MISSING', 'nothing in the window can be used: ' + '; '.join(
@@ -309,6 +320,7 @@ class Worker:
         prompt = settings.prompt.strip() or self.engine.config.text.describe_prompt
         try:
             prefix, left_out, _ = self._prefix(selection, None)
+            self.stats.left_out += len(left_out)
             for modality, why in left_out.items():
                 self._on_trouble(f'left out {modality.value}', why)
             if not prefix.modalities:
@@ -317,18 +329,22 @@ class Worker:
             encode_s = time.monotonic() - begin_s
             answer = self.engine.ask(prefix, prompt, max_tokens=settings.max_tokens,
                                      temperature=settings.temperature, cancel=self._current)
-        except (RuntimeError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
-            self.stats.failed += 1
-            self._on_trouble('description', f'the model failed to describe a window: {error}')
+        except _FAILURES as error:
+            self._failed('description', 'the model failed to describe a window: '
+                         f'{str(error) or type(error).__name__}')
             return
         if self._stopping:
             return
         total_s = time.monotonic() - begin_s
         stats = self.stats
         stats.described += 1
+        stats.failure = ''
         stats.encode_s, stats.decode_s = encode_s, total_s - encode_s
         stats.tokens_per_s = answer.tokens / max(stats.decode_s, 1e-9)
         first_s = encode_s + answer.first_token_s if answer.tokens else math.nan
-        self._on_description(Described(
-            selection, prompt, answer, dict(prefix.expert_weights), self.model, skipped, encode_s,
-            first_s, total_s))
+        try:
+            self._on_description(Described(
+                selection, prompt, answer, dict(prefix.expert_weights), self.model, skipped,
+                encode_s, first_s, total_s))
+        except _FAILURES as error:
+            self._failed('description', f'a description could not be sent: {error}')
