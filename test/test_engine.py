@@ -204,6 +204,8 @@ def test_choices(engine, data, prefix):
     assert (alone.choice_index, alone.choice_probabilities) == (0, (1.0,))
     with pytest.raises(EngineError, match='choice 1 is empty'):
         engine.ask(prefix, QUESTION, choices=['yes', ' '])
+    with pytest.raises(EngineError, match='choices: the longest takes'):
+        engine.ask(prefix, QUESTION, choices=['yes', 'x y ' * 5000])
 
 
 def test_threads_do_not_disturb_each_other(engine, data):

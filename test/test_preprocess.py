@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -314,3 +316,9 @@ def test_window_leaves_out_with_reason():
     out = prep.tensors(wrong, 0, strict=False)
     assert list(out) == [Modality.IMAGE]
     assert '[256]' in out.left_out[Modality.FMRI] and '[6]' in out.left_out[Modality.IMU]
+    far = {Modality.POINT: [Sample(0, np.full((4, 6), 3e38, np.float32))],
+           Modality.IMAGE: [Sample(0, RGB)]}
+    for frame in ('unit', 'metric'):  # where the mean of such points overflows, and where not
+        prep = Preprocessor(replace(NANO.tokenizer, point_frame=frame), 32)
+        out = prep.tensors(far, 0, strict=False)
+        assert list(out) == [Modality.IMAGE] and 'unit' in out.left_out[Modality.POINT]

@@ -347,6 +347,9 @@ class Engine:
             raise EngineError(f'choices: choice {wanted.index("")} is empty')
         ids = [self.text.encode_choice(choice) for choice in wanted]
         longest = max(map(len, ids))
+        if longest >= (room := self.config.llm.max_positions - prefix.positions):
+            raise EngineError(f'choices: the longest takes {longest} tokens, and {room} fit '
+                              'behind what was sensed; give shorter ones')
         prompt = self._prompt(prefix, question, longest)
         if cancel is not None and cancel.is_set():
             return Answer('', 0, 'cancelled', 0.0, time.perf_counter() - started)

@@ -22,6 +22,7 @@ from onellm_ros.preprocess.image import image_tensor, video_tensor
 from onellm_ros.preprocess.imu import resample_imu, standardise_imu
 from onellm_ros.preprocess.points import merge_clouds, point_tensor
 
+_LARGEST = 1e6              # of an input: it would drown all else that the model sees
 _NORMAL_WIDTH = 224         # wider depth pictures take normals from farther neighbours
 
 
@@ -120,6 +121,10 @@ class Preprocessor:
         """Fill in one modality, or the reason why it is left out."""
         try:
             tensor, note = maker(samples)
+            if not bool((tensor.abs() < _LARGEST).all()):       # NaN is not, either
+                raise PreprocessError(f'{modality.value}: found an input of up to '
+                                      f'{float(tensor.abs().max()):g}, expected below '
+                                      f'{_LARGEST:g}; check the unit')
         except NoMeasurementError as error:
             out.left_out[modality] = str(error)
         except PreprocessError as error:
