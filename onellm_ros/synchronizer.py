@@ -35,7 +35,7 @@ class _Stream:
 
     __slots__ = ('spec', 'name', 'rank', 'span_ns', 'stamps', 'samples', 'newest', 'mark',
                  'arrival', 'suspect', 'received', 'late', 'dropped', 'duplicates', 'told',
-                 'differs_since', 'foreign', 'offset_told')
+                 'differs_since', 'foreign', 'foreign_ns', 'offset_told')
 
     def __init__(self, spec: StreamSpec, rank: int, length_ns: int) -> None:
         self.spec = spec
@@ -46,6 +46,7 @@ class _Stream:
         self.told = (0, 0, 0)
         self.arrival: int | None = None
         self.foreign = self.offset_told = False
+        self.foreign_ns = 0  # how far its clock was off when last heard, while it is left out
         self.clear()
 
     def clear(self) -> None:
@@ -360,6 +361,7 @@ class Synchronizer:
                         f'{leader.name}: its samples are left out until they agree; have both '
                         'drivers stamp with the same clock')
         own.dropped += 1
+        own.foreign_ns = offset
         return True
 
     def _agrees(self, own: _Stream, stamp: int) -> None:
@@ -369,6 +371,8 @@ class Synchronizer:
             self._event('agrees', own.name, stamp, f'the clock of {own.name} agrees again')
 
     def _offset(self, stream: _Stream) -> int:
+        if stream.foreign:
+            return stream.foreign_ns
         if stream.newest is None or stream.arrival is None or self._reference is None:
             return 0
         return stream.mark - stream.arrival - self._reference_offset
@@ -376,7 +380,8 @@ class Synchronizer:
     def _check_offsets(self) -> None:
         for s in self._all:
             offset = self._offset(s)
-            if not s.offset_told and abs(offset) > self.spec.offset_ns and self._reference:
+            if not s.offset_told and not s.foreign and self._reference and (
+                    abs(offset) > self.spec.offset_ns):
                 s.offset_told = True
                 self._event('offset', s.name, s.newest or 0,
                             f'stamps of {s.name} are {offset / 1e9:+.3f} s from those of '

@@ -119,6 +119,12 @@ def test_our_own_message() -> None:
     assert (sample.rate_hz, sample.stamp_ns, sample.data.dtype) == (48000, 7, np.float32)
 
 
+@pytest.mark.parametrize('rate', [0, 1, 2**32 - 1])
+def test_rates_that_no_microphone_has(rate: int) -> None:
+    with pytest.raises(ConversionError, match='1000 to 1000000'):
+        audio_sample(chunk([0] * 10, rate))
+
+
 @pytest.mark.parametrize('form,values', [
     ('S16LE', np.array([16384, -32768], '<i2')), ('S16BE', np.array([16384, -32768], '>i2')),
     ('S32LE', np.array([2**30, -2**31], '<i4')), ('F32LE', np.array([0.5, -1], '<f4')),

@@ -34,6 +34,7 @@ _PCM = {'S16LE': '<i2', 'S16BE': '>i2', 'S32LE': '<i4', 'S32BE': '>i4', 'F32LE':
 # PortAudio's numbers, as mgonzs13's AudioInfo.format carries them -> array field of AudioData
 _PORT_AUDIO = {1: 'float32_data', 2: 'int32_data', 8: 'int16_data', 16: 'int8_data',
                32: 'uint8_data'}
+_RATES_HZ = (1000, 1_000_000)     # what microphones have; a mistake beyond that
 _STANDARD_RATES = (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
 
 
@@ -178,9 +179,9 @@ def _decode(message: Any, defaults: AudioFormat) -> tuple[np.ndarray, int]:
             raise ConversionError(f'found a {type(message).__name__} on an audio topic; expected '
                                   'onellm_msgs/AudioChunk or a message of audio_common_msgs; '
                                   'check the type of the topic')
-    if rate <= 0:
-        raise ConversionError(f'found an audio rate of {rate} Hz; expected above zero; correct '
-                              'the publisher')
+    if not _RATES_HZ[0] <= rate <= _RATES_HZ[1]:
+        raise ConversionError(f'found an audio rate of {rate} Hz; expected {_RATES_HZ[0]} to '
+                              f'{_RATES_HZ[1]}; correct the publisher')
     return wave, rate
 
 
