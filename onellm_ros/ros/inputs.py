@@ -381,13 +381,13 @@ class Inputs:
                 self.warn(source.topic, f'{wrong}: nothing is received; remap the topic')
         return wrong
 
-    def silence(self) -> str:
+    def silence(self, only: str = '') -> str:
         """Return in words which inputs have brought nothing usable, and why if that is known."""
         parts = []
         for stream, counts in self.synchronizer.stats().items():
             sources = [s for s in self.sources if s.stream == stream]
             errors = [s for s in sources if s.errors]
-            if counts.received:
+            if counts.received or only not in ('', stream):
                 continue
             if errors:
                 parts.append(f'{stream}: {errors[0].errors} unusable messages '

@@ -214,6 +214,10 @@ class PerceptionNode(LifecycleNode):
         worker, inputs = self._worker, self._inputs
         if worker is None or inputs is None:
             return
+        for name in selection.silent:
+            if STREAMS[name].value in self._config.window.required:
+                self._warn(name, 'required, but silent: windows wait for their deadline, and come '
+                           f'without it ({inputs.silence(name) or "it has stopped or lags"})')
         stats = inputs.synchronizer.stats().values()
         self._windows.publish(outputs.window_message(
             selection, self._config.base_frame, self._expected(selection),
@@ -321,11 +325,15 @@ def run(node: PerceptionNode, executor: SingleThreadedExecutor) -> int:
 
     :returns: exit code: 0, or 1 if the node could not be activated.
     """
-    if node.get_parameter('autostart').value:
-        for trigger in (node.trigger_configure, node.trigger_activate):
-            if trigger() != TransitionCallbackReturn.SUCCESS:
-                return 1
-    executor.spin()
+    try:
+        if node.get_parameter('autostart').value:
+            for trigger in (node.trigger_configure, node.trigger_activate):
+                if trigger() != TransitionCallbackReturn.SUCCESS:
+                    return 1
+        executor.spin()
+    except rclpy_implementation.RCLError:
+        if node.context.ok():
+            raise  # else it was interrupted in the midst of something
     return 0
 
 
