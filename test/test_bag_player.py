@@ -18,6 +18,7 @@ import pytest
 rclpy = pytest.importorskip('rclpy')
 pytest.importorskip('onellm_msgs.msg', reason='onellm_msgs is not built here: run make setup')
 
+from onellm_msgs.msg import AudioChunk  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rosbags.rosbag1 import Writer as Writer1  # noqa: E402
@@ -26,11 +27,11 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore  # noqa: E
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image, Imu, PointCloud2  # noqa: E402
 
-from onellm_msgs.msg import AudioChunk  # noqa: E402
-from onellm_ros.modality import Modality, Sample  # noqa: E402
+from onellm_ros.modality import Modality  # noqa: E402
 from onellm_ros.replay.bag_sources import BagError  # noqa: E402
 from onellm_ros.replay.bags import open_bag  # noqa: E402
 from onellm_ros.replay.matching import match_topics  # noqa: E402
+from onellm_ros.ros import messages_out as out  # noqa: E402
 from onellm_ros.ros.bag_player import parse_audio_format, play  # noqa: E402
 from onellm_ros.ros.conversions import (  # noqa: E402
     AudioFormat,
@@ -42,7 +43,6 @@ from onellm_ros.ros.conversions import (  # noqa: E402
     point_sample,
 )
 from onellm_ros.ros.message_copy import fill_message  # noqa: E402
-from onellm_ros.ros.sample_messages import audio_chunk, cloud_message, float_image  # noqa: E402
 
 COUNT = 10
 
@@ -178,20 +178,23 @@ def test_the_command_lists_and_refuses(tmp_path: Path, ros_env: dict[str, str]) 
     assert done.returncode == 1 and 'check the path' in done.stderr
 
 
-def test_samples_become_messages_and_come_back() -> None:
+def test_arrays_become_messages_and_come_back() -> None:
     rng = np.random.default_rng(0)
     depth = rng.uniform(1, 5, (3, 4)).astype(np.float32)
     depth[0, 0] = np.nan
-    back = depth_sample(float_image(Sample(5, depth, 'cam')))
+    back = depth_sample(out.image_message(5, 'cam', depth))
     np.testing.assert_array_equal(back.data, depth)
     assert (back.stamp_ns, back.frame_id) == (5, 'cam')
     normals = np.zeros((3, 4, 3), np.float32)
     normals[..., 2] = -1
-    np.testing.assert_array_equal(normal_sample(float_image(Sample(5, normals))).data, normals)
+    back = normal_sample(out.image_message(5, '', normals))
+    np.testing.assert_array_equal(back.data, normals)
     points = rng.uniform(0.1, 0.9, (50, 6)).astype(np.float32)
-    np.testing.assert_allclose(point_sample(cloud_message(Sample(5, points))).data, points)
+    back = point_sample(out.exact_cloud_message(5, 'lidar', points))
+    np.testing.assert_array_equal(back.data, points)
+    assert (back.stamp_ns, back.frame_id) == (5, 'lidar')
     wave = np.array([0.5, -1.0, 1.0], np.float32)
-    back = audio_sample(audio_chunk(Sample(5, wave, rate_hz=16000.0)))
+    back = audio_sample(out.audio_message(5, 'mic', wave, 16000.0))
     np.testing.assert_allclose(back.data, wave, atol=1e-4)
 
 

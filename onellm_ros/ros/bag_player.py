@@ -26,10 +26,11 @@ from rclpy.utilities import remove_ros_args
 from rosbags.typesys import Stores, get_typestore
 from rosgraph_msgs.msg import Clock
 
-from onellm_ros.modality import Modality
+from onellm_ros.modality import Modality, Sample
 from onellm_ros.replay.bag_sources import BagError
 from onellm_ros.replay.bags import Bag, RawMessage, open_bag
 from onellm_ros.replay.matching import TopicMatch, match_topics
+from onellm_ros.ros import messages_out as out
 from onellm_ros.ros.conversions import (
     AudioDecoder,
     AudioFormat,
@@ -40,7 +41,6 @@ from onellm_ros.ros.conversions import (
     point_sample,
 )
 from onellm_ros.ros.message_copy import fill_message, message_class
-from onellm_ros.ros.sample_messages import audio_chunk, cloud_message, float_image, fmri_message
 
 QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=100,
                  reliability=ReliabilityPolicy.RELIABLE)
@@ -51,6 +51,13 @@ _INPUTS = {
 _DIRECT = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/PointCloud2', 'sensor_msgs/msg/Imu',
            'std_msgs/msg/Float32MultiArray', 'onellm_msgs/msg/AudioChunk',
            'sensor_msgs/msg/CameraInfo')
+# What messages of other types are converted to: type, message -> sample, sample -> message.
+_MADE: dict[Modality | None, tuple[str, Callable[[Any], Sample], Callable[..., Any]]] = {
+    Modality.DEPTH: ('sensor_msgs/msg/Image', depth_sample, out.image_message),
+    Modality.NORMAL: ('sensor_msgs/msg/Image', normal_sample, out.image_message),
+    Modality.POINT: ('sensor_msgs/msg/PointCloud2', point_sample, out.exact_cloud_message),
+    Modality.FMRI: ('std_msgs/msg/Float32MultiArray', fmri_sample,
+                    lambda stamp_ns, frame, values: out.vector_message(values))}
 
 
 @dataclass
@@ -104,17 +111,16 @@ def _converter(topic: str, type_name: str, modality: Modality | None, match: Top
 
         def audio(message: Any, recorded_ns: int) -> Any:
             sample = decoder.add(message, recorded_ns, topic)
-            return None if sample is None else audio_chunk(sample)
+            return None if sample is None else out.audio_message(
+                sample.stamp_ns, sample.frame_id, sample.data, sample.rate_hz)
         return 'onellm_msgs/msg/AudioChunk', audio
-    if type_name not in _DIRECT:
-        if modality is Modality.DEPTH:
-            return 'sensor_msgs/msg/Image', lambda m, _: float_image(depth_sample(m))
-        if modality is Modality.NORMAL:
-            return 'sensor_msgs/msg/Image', lambda m, _: float_image(normal_sample(m))
-        if modality is Modality.POINT:
-            return 'sensor_msgs/msg/PointCloud2', lambda m, _: cloud_message(point_sample(m))
-        if modality is Modality.FMRI:
-            return 'std_msgs/msg/Float32MultiArray', lambda m, _: fmri_message(fmri_sample(m))
+    if type_name not in _DIRECT and modality in _MADE:
+        made_type, sample_of, message_of = _MADE[modality]
+
+        def convert(message: Any, _: int) -> Any:
+            sample = sample_of(message)
+            return message_of(sample.stamp_ns, sample.frame_id, sample.data)
+        return made_type, convert
     made = message_class(type_name)
     return type_name, lambda message, _: fill_message(made(), message)
 

@@ -1,8 +1,8 @@
-"""Arrays -> rclpy messages of the simulated sensors.
+"""Arrays -> rclpy messages, for the nodes that publish what they simulate or play.
 
-This module owns the layouts that the simulation publishes: rgb8, 32FC1 and 32FC3 images, clouds
-with packed colours, IMU without orientation, mono 16-bit audio, and voxels that say in their
-label that they are synthetic.
+This module owns the layouts: rgb8, 32FC1 and 32FC3 images, clouds with packed colours (as cameras
+publish them) or with exact ones (as the model takes them), IMU without orientation, mono 16-bit
+audio, and vectors; those of the simulation say in their label that they are synthetic.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from onellm_ros.ros.message_copy import array_of
 SECOND_NS = 1_000_000_000
 BIG_ENDIAN = sys.byteorder == 'big'
 SYNTHETIC_VOXELS = 'synthetic_voxels'
-_POINT = np.dtype([('x', 'f4'), ('y', 'f4'), ('z', 'f4'), ('rgb', 'u4')])
+_PACKED = np.dtype([('x', 'f4'), ('y', 'f4'), ('z', 'f4'), ('rgb', 'u4')])
+_EXACT = np.dtype([(name, 'f4') for name in 'xyzrgb'])
 
 
 def set_stamp(time: Time, stamp_ns: int) -> None:
@@ -70,23 +71,37 @@ def camera_info_message(stamp_ns: int, frame: str, size: tuple[int, int],
     return message
 
 
+def _points_message(stamp_ns: int, frame: str, points: np.ndarray) -> PointCloud2:
+    """Return an unorganised PointCloud2 of structured points whose fields take four bytes each."""
+    message = PointCloud2(height=1, width=len(points), is_bigendian=BIG_ENDIAN, is_dense=True)
+    _head(message, stamp_ns, frame)
+    message.fields = [PointField(name=name, offset=4 * at, datatype=PointField.FLOAT32, count=1)
+                      for at, name in enumerate(points.dtype.names or ())]
+    message.point_step, message.row_step = points.dtype.itemsize, points.nbytes
+    message.data = array_of(points.view(np.uint8), 'B')
+    return message
+
+
 def coloured_cloud_message(stamp_ns: int, frame: str, cloud: np.ndarray) -> PointCloud2:
-    """Return an unorganised PointCloud2 with x y z and packed rgb.
+    """Return a cloud with x y z and packed rgb (eight bits a colour, as viewers expect).
 
     :param cloud: float32 [N, 6]: x y z in metres, r g b in 0..1.
     """
-    points = np.empty(len(cloud), _POINT)
+    points = np.empty(len(cloud), _PACKED)
     for axis, name in enumerate('xyz'):
         points[name] = cloud[:, axis]
     red, green, blue = (np.clip(cloud[:, 3:6], 0.0, 1.0) * 255.0 + 0.5).astype(np.uint32).T
     points['rgb'] = red << 16 | green << 8 | blue
-    message = PointCloud2(height=1, width=len(points), is_bigendian=BIG_ENDIAN, is_dense=True)
-    _head(message, stamp_ns, frame)
-    message.fields = [PointField(name=name, offset=4 * at, datatype=PointField.FLOAT32, count=1)
-                      for at, name in enumerate(('x', 'y', 'z', 'rgb'))]
-    message.point_step, message.row_step = _POINT.itemsize, points.nbytes
-    message.data = array_of(points.view(np.uint8), 'B')
-    return message
+    return _points_message(stamp_ns, frame, points)
+
+
+def exact_cloud_message(stamp_ns: int, frame: str, cloud: np.ndarray) -> PointCloud2:
+    """Return a cloud with x y z r g b as float32: what arrives is what was given.
+
+    :param cloud: float32 [N, 6]: x y z in metres, r g b in 0..1.
+    """
+    points = np.ascontiguousarray(cloud, np.float32).view(_EXACT).reshape(-1)
+    return _points_message(stamp_ns, frame, points)
 
 
 def empty_imu_message(frame: str) -> Imu:
@@ -119,13 +134,22 @@ def audio_message(stamp_ns: int, frame: str, wave: np.ndarray, rate_hz: float) -
     return message
 
 
+def vector_message(values: np.ndarray) -> Float32MultiArray:
+    """Return a vector (voxel responses) without a label.
+
+    :param values: float32 [V].
+    """
+    message = Float32MultiArray()
+    message.data = array_of(values, 'f')
+    return message
+
+
 def synthetic_voxels_message(voxels: np.ndarray) -> Float32MultiArray:
     """Return an fMRI-like vector; its label says that no brain was measured.
 
     :param voxels: float32 [V].
     """
-    message = Float32MultiArray()
+    message = vector_message(voxels)
     message.layout.dim = [MultiArrayDimension(label=SYNTHETIC_VOXELS, size=len(voxels),
                                               stride=len(voxels))]
-    message.data = array_of(voxels, 'f')
     return message
