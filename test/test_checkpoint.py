@@ -6,10 +6,12 @@ import json
 
 from golden.tiny import inputs, tiny
 import pytest
+import safetensors.torch
 import torch
 
 from onellm_ros.config import PRESETS
 from onellm_ros.modality import Modality
+from onellm_ros.model import storage
 from onellm_ros.model.checkpoint import (
     CheckpointError,
     load_model,
@@ -229,3 +231,33 @@ def test_the_hash_follows_the_weights(tmp_path, model):
     assert len(first) == 12 and first == weights_hash(tmp_path)
     save_model(tiny(seed=2), tmp_path)
     assert weights_hash(tmp_path) != first
+
+
+def test_int8_rows_come_back_within_half_a_step(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(storage, '_SMALLEST', 64)
+    stored = safetensors.torch.load_file(save_model(model, tmp_path, torch.int8))
+    loaded = load_model(tmp_path).state_dict()
+    assert sum(name.endswith(storage.SCALE) for name in stored) > 50
+    for name, value in model.state_dict().items():
+        if name + storage.SCALE in stored:
+            assert stored[name].dtype == torch.int8
+            row = value.flatten(1) if value.shape[0] > 1 else value.flatten(0, -2)
+            step = row.abs().amax(1) / 127
+            off = (loaded[name].view_as(row) - row).abs().amax(1)
+            assert (off <= step * 0.501 + 1e-9).all(), name
+        else:
+            torch.testing.assert_close(loaded[name], value.half().float())
+
+
+def test_int8_values_without_their_scales_are_named(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(storage, '_SMALLEST', 64)
+    path = save_model(model, tmp_path, torch.int8)
+    stored = safetensors.torch.load_file(path)
+    name = next(n for n in stored if n.endswith(storage.SCALE))
+    scales = stored.pop(name)
+    safetensors.torch.save_file(stored, path)
+    with pytest.raises(CheckpointError, match='of shape .* beside int8 values, found none'):
+        load_model(tmp_path)
+    safetensors.torch.save_file({**stored, name: scales, 'x' + storage.SCALE: scales}, path)
+    with pytest.raises(CheckpointError, match=r'x\.int8_scale: found scales'):
+        load_model(tmp_path)

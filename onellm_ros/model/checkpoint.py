@@ -26,6 +26,7 @@ from onellm_ros.config import PRESETS, ConfigError, ModelConfig, from_mapping, t
 from onellm_ros.model.onellm import OneLLM
 from onellm_ros.model.released import entries, is_unused
 from onellm_ros.model.released_config import released_config
+from onellm_ros.model.storage import compress, expand
 
 _SHOWN = 8
 _FULL = PRESETS['onellm_7b']
@@ -168,6 +169,10 @@ def _load_own(directory: Path, path: Path, dtype: torch.dtype) -> OneLLM:
         values = safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f'{path}: not readable as safetensors: {error}') from error
+    try:
+        values = expand(values)
+    except ValueError as error:
+        raise CheckpointError(f'{path}: {error}') from error
     _assign(model, values, path, dtype)
     return model
 
@@ -200,17 +205,20 @@ def load_model(directory: str | Path, *, dtype: torch.dtype = torch.float32,
 def save_model(model: OneLLM, directory: str | Path, dtype: torch.dtype = torch.float16) -> Path:
     """Write config.json and model.safetensors; each file appears whole or not at all.
 
-    :param dtype: type of the stored weights.
+    :param dtype: type of the stored weights; int8: rows with a scale each (``storage.py``).
     :returns: the weights file.
     :raises CheckpointError: if a value does not fit ``dtype`` or is not finite.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    values = {n: v.detach().to('cpu', dtype).contiguous() for n, v in model.state_dict().items()}
+    plain = torch.float32 if dtype == torch.int8 else dtype
+    values = {n: v.detach().to('cpu', plain).contiguous() for n, v in model.state_dict().items()}
     bad = [n for n, v in values.items() if not bool(torch.isfinite(v).all())]
     if bad:
         raise CheckpointError(f'{bad[0]} (and {len(bad) - 1} more): values are not finite as '
                               f'{dtype}; nothing was written')
+    if dtype == torch.int8:
+        values = compress(values)
     config = json.dumps(to_mapping(model.config), indent=1) + '\n'
     write_atomically(folder / 'config.json', config.encode())
     path = folder / 'model.safetensors'

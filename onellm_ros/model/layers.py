@@ -49,17 +49,27 @@ class SwiGLU(nn.Module):
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 
-def init_linear(module: nn.Module, std: float = 0.02) -> None:
-    """Draw all linear and embedding weights from a truncated normal; biases are zero."""
+def fan_in_std(weight: torch.Tensor) -> float:
+    """Return the standard deviation that keeps the size of what a linear map is given."""
+    return float(weight[0].numel()) ** -0.5
+
+
+def init_linear(module: nn.Module) -> None:
+    """Draw linear weights by their fan-in, embeddings with 0.02; biases are zero.
+
+    A fixed 0.02 suits a width of 2500; at nano's 192 attention would start out blind.
+    """
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d)):
-            nn.init.trunc_normal_(part.weight, std=std)
+            std = 0.02 if isinstance(part, nn.Embedding) else fan_in_std(part.weight)
+            nn.init.trunc_normal_(part.weight, std=std, a=-3 * std, b=3 * std)
             bias = getattr(part, 'bias', None)
             if bias is not None:
                 nn.init.zeros_(bias)
 
 
-def init_residual(outputs: list[nn.Linear], layers: int, std: float = 0.02) -> None:
+def init_residual(outputs: list[nn.Linear], layers: int) -> None:
     """Draw the linears that write to a residual stream, scaled down by its depth."""
     for linear in outputs:
-        nn.init.trunc_normal_(linear.weight, std=std / math.sqrt(2 * max(layers, 1)))
+        std = fan_in_std(linear.weight) / math.sqrt(2 * max(layers, 1))
+        nn.init.trunc_normal_(linear.weight, std=std, a=-3 * std, b=3 * std)

@@ -71,7 +71,7 @@ class OneLLM(nn.Module):
             Modality.IMU: (None, 6, None),
             Modality.FMRI: (None, 1, tok.fmri_voxels)}
         shape = want.get(modality, (None, None, 3, size, size))
-        if x.ndim != len(shape) or any(
+        if x.ndim != len(shape) or not x.numel() or any(
                 w is not None and w != f for w, f in zip(shape, x.shape)):
             text = ', '.join('any' if w is None else str(w) for w in shape)
             raise ValueError(f'{modality}: expected an input of shape [{text}], '

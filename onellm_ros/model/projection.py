@@ -134,8 +134,11 @@ class UniversalProjection(nn.Module):
         init_linear(self)
         init_residual([m for e in self.experts for b in e.blocks
                        for m in (b.attention.wo, b.feed_forward.w2)], config.layers)
-        for table in (*self.tokens.values(), *self.start_tag.values(), *self.end_tag.values()):
+        for table in (*self.start_tag.values(), *self.end_tag.values()):
             nn.init.trunc_normal_(table, std=0.02)
+        # As large as what they read, or all of them would become the mean of the input alike.
+        for table in self.tokens.values():
+            nn.init.trunc_normal_(table, std=0.5)
 
     def expert_weights(self, modality: Modality, x: Tensor) -> Tensor:
         """Return the router's weights [B, N, K] for the tokens [B, N, D]."""

@@ -66,7 +66,7 @@ def _count(shapes: Shapes, pattern: str) -> int:
 
 def _common(shapes: Shapes, pattern: str) -> int:
     """Return the most frequent number of rows among the tensors whose name matches."""
-    rows = [shape[0] for name, shape in shapes.items() if re.fullmatch(pattern, name)]
+    rows = [shape[0] for name, shape in shapes.items() if shape and re.fullmatch(pattern, name)]
     return max(set(rows), key=rows.count) if rows else 0
 
 
@@ -105,7 +105,7 @@ def _from_weights(shapes: Shapes) -> dict[str, dict[str, Any]]:
     out_of = {key: value for key, value in counted.items() if value}
     for (section, key), value in out_of.items():
         out[section][key] = value
-    rows = shapes.get(PREFIX + 'clip.visual.positional_embedding', (0,))[0]
+    rows = _common(shapes, p + r'clip\.visual\.positional_embedding')
     if rows > 1 and 'patch_size' in out['encoder']:
         out['encoder']['image_size'] = round((rows - 1) ** 0.5) * out['encoder']['patch_size']
     width, fc = out['encoder'].get('width', 0), _common(
@@ -153,13 +153,19 @@ def released_config(values: Mapping[str, Any], shapes: Shapes,
         if key in llm:
             upm.setdefault(key, llm[key])
     multiplier = values.get('llm', {}).get('ffn_dim_multiplier')
+    if multiplier is not None and (isinstance(multiplier, bool)
+                                   or not isinstance(multiplier, (int, float))):
+        raise ConfigError('config.json: llm.ffn_dim_multiplier: expected a number, found '
+                          f'{multiplier!r}')
     merged = {s: {**sizes[s], **stated[s]} for s in sizes}
     widths = {'llm': merged['llm'].get('dim'), 'upm': merged['encoder'].get('width')}
     for part, width in widths.items():
-        if 'hidden' not in stated[part] and 'multiple_of' in stated[part] and width:
-            factor = multiplier if part == 'llm' and multiplier is not None else 1
-            merged[part]['hidden'] = swiglu_hidden(
-                width, stated[part]['multiple_of'], factor=factor)
+        multiple = stated[part].get('multiple_of')
+        if 'hidden' in stated[part] or not isinstance(multiple, int) \
+                or not isinstance(width, int) or min(multiple, width) < 1:
+            continue        # as the weights have it; what is stated wrongly is refused below
+        factor = multiplier if part == 'llm' and multiplier is not None else 1
+        merged[part]['hidden'] = swiglu_hidden(width, multiple, factor=factor)
     text = {'tokenizer': 'tokenizer.model', 'system': RELEASED_SYSTEM, **values.get('text', {})}
     return from_mapping(ModelConfig, {
         'name': values.get('name', 'onellm'), **merged, 'text': text})

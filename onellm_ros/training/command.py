@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--export', type=Path, metavar='DIR',
                         help='write the trained model there (config, tokenizer, weights as '
-                             'float16) when the run is done')
+                             'int8 rows) when the run is done')
     parser.add_argument('--only-export', action='store_true',
                         help='write the model of the run as it stands, train nothing')
 
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
             print('stopped; the same command goes on from the last checkpoint', file=sys.stderr)
             return 130
     if args.export:
-        save_model(trainer.model, args.export, torch.float16)
+        save_model(trainer.model, args.export, torch.int8)
         shutil.copy(args.out / config.text.tokenizer, args.export)
         print(f'wrote {args.export}')
     return 0

@@ -197,7 +197,7 @@ class Batches(Dataset[Batch]):
             batch.dense = torch.from_numpy(self.shards.rows(worlds, 'dense'))
             batch.distance = torch.from_numpy(
                 self.shards.rows(worlds, 'distance').astype(np.float32))
-        if self.stage.kind == 'encoder':
+        if self.stage.kind in ('encoder', 'project'):
             return batch
         batch.text = pack_segments([self._segments(t, seen, rng) for t in truths],
                                    self.text.pad)

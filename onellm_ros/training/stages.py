@@ -1,9 +1,10 @@
 """The stages of training as data: which modalities, which parts learn, for how long.
 
 A stage of kind ``encoder`` predicts the dense labels and facts from the encoder's tokens;
-``language`` trains the LLM on text alone (the scene given as words); ``align`` trains on questions
-and captions about one set of modalities a batch. The paper starts from CLIP and Llama 2 and so has
-only the last kind; at nano's size nothing pretrained exists, so encoder and LLM come first.
+``language`` trains the LLM on text alone (the scene given as words); ``project`` predicts the
+facts from the modality tokens; ``align`` trains on questions and captions about one set of
+modalities a batch. The paper starts from CLIP and Llama 2 and so has only the last kind; at nano's
+size nothing pretrained exists, so encoder and LLM come first.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from onellm_ros.modality import Modality
 IMG, VID, AUD, PTS, DEP, NRM, IMU, FMR = (
     Modality.IMAGE, Modality.VIDEO, Modality.AUDIO, Modality.POINT, Modality.DEPTH,
     Modality.NORMAL, Modality.IMU, Modality.FMRI)
+KINDS_OF_STAGE = ('language', 'encoder', 'project', 'align')
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Stage:
     :param captions: share of the worlds that are described, too.
     :param learning_rate: peak, after ``warmup`` steps; cosine down to a twentieth of it.
     :param facts: weight of the facts heads' loss beside the loss on answers.
-    :param dense: weight of the dense heads' loss in a stage of kind ``align``.
+    :param dense: weight of the dense heads' loss beside the others.
     :param match_scale: begin with modality tokens of the size of the LLM's word embeddings.
     """
 
@@ -51,9 +53,9 @@ class Stage:
 
     def __post_init__(self) -> None:
         """Check what a typing mistake would silently break."""
-        if self.kind not in ('encoder', 'language', 'align'):
-            raise ValueError(f'stage {self.name}: unknown kind {self.kind!r}, expected encoder, '
-                             'language or align')
+        if self.kind not in KINDS_OF_STAGE:
+            raise ValueError(f'stage {self.name}: unknown kind {self.kind!r}, expected one '
+                             f'of {KINDS_OF_STAGE}')
         unknown = set(self.trains) - {'tokenizers', 'encoder', 'upm', 'llm'}
         if unknown:
             raise ValueError(f'stage {self.name}: unknown parts {sorted(unknown)}, expected '
@@ -67,12 +69,16 @@ NANO_RECIPE = (
           (((IMG,), 6), ((DEP,), 2), ((NRM,), 1), ((VID,), 0.7), ((PTS,), 2), ((AUD,), 1),
            ((IMU,), 0.3), ((FMR,), 0.3)),
           ('tokenizers', 'encoder'), steps=2400, batch=64),
+    Stage('project', 'project',
+          (((IMG,), 4), ((DEP,), 2), ((PTS,), 2), ((AUD,), 1.5), ((IMU,), 1.5), ((VID,), 1),
+           ((NRM,), 1), ((FMR,), 1)),
+          ('tokenizers', 'encoder', 'upm'), steps=1100, batch=32, learning_rate=8e-4, warmup=50,
+          dense=0.5, facts=1.0),
     Stage('align', 'align',
-          (((IMG,), 6), ((DEP,), 2), ((PTS,), 1.5), ((AUD,), 0.7), ((IMU,), 0.7), ((VID,), 0.7),
-           ((NRM,), 0.7), ((FMR,), 0.5), ((IMG, IMU), 0.5), ((PTS, IMU), 0.3), ((IMG, AUD), 0.3),
-           ((IMG, DEP, AUD, IMU), 1.3), ((IMG, DEP, PTS, AUD, IMU), 0.5),
+          (((IMG,), 4), ((DEP,), 1.5), ((PTS,), 1.5), ((AUD,), 1), ((IMU,), 1), ((VID,), 0.7),
+           ((NRM,), 0.7), ((FMR,), 0.7), ((IMG, IMU), 0.5), ((PTS, IMU), 0.3), ((IMG, AUD), 0.3),
+           ((IMG, DEP, AUD, IMU), 1.0), ((IMG, DEP, PTS, AUD, IMU), 0.5),
            ((IMG, VID, DEP, NRM, PTS, AUD, IMU, FMR), 1.0)),
-          ('tokenizers', 'encoder', 'upm', 'llm'), steps=1500, batch=48, questions=3, dense=0.5,
-          match_scale=True))
+          ('upm', 'llm'), steps=2400, batch=16, questions=4, learning_rate=8e-4, warmup=50))
 
 RECIPES: dict[str, tuple[Stage, ...]] = {'nano': NANO_RECIPE}

@@ -207,6 +207,8 @@ class Trainer:
                 return self._encoder_losses(batch)
             if stage.kind == 'language':
                 return self._language_losses(batch)
+            if stage.kind == 'project':
+                return self._project_losses(stage, batch)
             return self._answer_losses(stage, batch)
 
     def _encoder_losses(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
@@ -218,6 +220,18 @@ class Trainer:
             dense, metrics[f'{modality.value}/patch'] = self._dense_loss(batch, features)
             loss = 0.3 * loss + dense
         return loss, {'loss': float(loss.detach()), **metrics}
+
+    def _project_losses(self, stage: Stage, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        modality = batch.modalities[0]
+        features = self.model.features(modality, batch.inputs[modality])
+        tokens, _ = self.model.project(modality, features)
+        loss, accuracy = self.heads.tokens.loss(tokens.flatten(1), batch.targets)
+        loss = stage.facts * loss
+        metrics = {f'{modality.value}/{k}': float(v) for k, v in accuracy.items()}
+        if batch.dense is not None:
+            dense, metrics[f'{modality.value}/patch'] = self._dense_loss(batch, features)
+            loss = loss + stage.dense * dense
+        return loss, {**metrics, 'loss': float(loss.detach())}
 
     def _dense_loss(self, batch: Batch, features: Tensor) -> tuple[Tensor, float]:
         assert batch.dense is not None and batch.distance is not None
@@ -235,9 +249,8 @@ class Trainer:
 
     def _answer_losses(self, stage: Stage, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         assert batch.text is not None
-        # Windows of several modalities are dear: they teach the UPM and the LLM only.
         single = len(batch.modalities) == 1
-        through_encoder = single and bool({'encoder', 'tokenizers'} & set(stage.trains))
+        through_encoder = bool({'encoder', 'tokenizers'} & set(stage.trains))
         features: dict[Modality, Tensor] = {}
         tokens = {}
         besides = torch.zeros((), device=self.device)
@@ -251,10 +264,6 @@ class Trainer:
                                                          batch.targets)
                 metrics = {f'{modality.value}/{k}': float(v) for k, v in accuracy.items()}
                 besides = stage.facts * facts
-        if stage.dense and batch.dense is not None:
-            modality = batch.modalities[0]
-            dense, metrics[f'{modality.value}/patch'] = self._dense_loss(batch, features[modality])
-            besides = besides + stage.dense * dense
         prefix = self.model.prefix_embeds(tokens, self.text.bos)
         loss, more = self._text_losses(prefix, batch.text)
         if single:
