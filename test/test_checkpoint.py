@@ -258,6 +258,7 @@ def test_int8_values_without_their_scales_are_named(tmp_path, model, monkeypatch
     safetensors.torch.save_file(stored, path)
     with pytest.raises(CheckpointError, match='of shape .* beside int8 values, found none'):
         load_model(tmp_path)
-    safetensors.torch.save_file({**stored, name: scales, 'x' + storage.SCALE: scales.clone()}, path)
+    lost = {'x' + storage.SCALE: scales.clone()}
+    safetensors.torch.save_file({**stored, name: scales, **lost}, path)
     with pytest.raises(CheckpointError, match=r'x\.int8_scale: found scales'):
         load_model(tmp_path)
