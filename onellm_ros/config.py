@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+import math
 from typing import Any, TypeVar, get_type_hints
 
 T = TypeVar('T')
 
 MAX_TOKENS = 96             # of a text where nobody says; descriptions of nano take up to 70
+
+
+# Sizes of which 0 means something; all others are 1 at least.
+_MAY_BE_ZERO = ('hidden', 'kv_heads', 'point_grouping_channel')
+_MOST = {'layers': 1000, 'experts': 1000}       # more would be built for hours before it fails
 
 
 class ConfigError(ValueError):
@@ -178,8 +184,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str = '') -> T:
     :raises ConfigError: for an unknown key or a value of the wrong type.
     """
     hints = get_type_hints(cls)
-    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - known)
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(known))
     if unknown:
         raise ConfigError(f'unknown key {where + unknown[0]!r}: expected one of {sorted(known)}')
     out: dict[str, Any] = {}
@@ -190,15 +196,30 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str = '') -> T:
             if not isinstance(value, Mapping):
                 raise ConfigError(f'{path}: expected a mapping, found {value!r}')
             out[key] = from_mapping(hint, value, path + '.')  # type: ignore[arg-type]
-        elif hint is float and isinstance(value, int) and not isinstance(value, bool):
-            out[key] = float(value)
-        elif isinstance(hint, type) and (
+            continue
+        if hint is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if isinstance(hint, type) and (
                 not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)):
             raise ConfigError(
                 f'{path}: expected {hint.__name__}, found {type(value).__name__} {value!r}')
-        else:
-            out[key] = value
+        if 'low' not in known[key].metadata:        # a node's settings state their own limits
+            _check_number(path, key, value)
+        out[key] = value
     return cls(**out)
+
+
+def _check_number(path: str, key: str, value: Any) -> None:
+    """Refuse a number that no model can have.
+
+    :raises ConfigError: naming the key and the limits.
+    """
+    if isinstance(value, float) and not (math.isfinite(value) and value > 0):
+        raise ConfigError(f'{path}: expected a number above 0, found {value}')
+    if isinstance(value, int) and not isinstance(value, bool):
+        low, high = int(key not in _MAY_BE_ZERO), _MOST.get(key, 10**9)
+        if not low <= value <= high:
+            raise ConfigError(f'{path}: expected {low} to {high}, found {value}')
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -250,8 +271,9 @@ class InputConfig:
         'receive', 'What a stamp of zero means: take the time of receipt, or refuse the message.',
         one_of=('receive', 'refuse'))
     reliability: str = _setting(
-        'best_effort', 'QoS of the subscriptions; best_effort connects to every publisher.',
-        one_of=('best_effort', 'reliable'))
+        'auto', 'QoS of the subscriptions; auto: reliable where all publishers of a topic are, else '
+        'best effort, which connects to every publisher but can lose large messages.',
+        one_of=('auto', 'best_effort', 'reliable'))
     audio_type: str = _setting(
         'onellm_msgs/msg/AudioChunk',
         'Message type of the audio input; those of both audio_common_msgs work too.')

@@ -124,6 +124,21 @@ def read_expected(directory: Path) -> dict[str, Tensor]:
     return values
 
 
+def _check_prompt(model: OneLLM, prompt: Tensor) -> None:
+    """Refuse ids that the model has no embedding of."""
+    low, high, size = int(prompt.min()), int(prompt.max()), model.config.llm.vocab_size
+    if low < 0 or high >= size:
+        raise VerifyError(f'expected.safetensors: prompt_tokens: expected ids 0 to {size - 1} '
+                          f'(the vocabulary of the model), found {low} to {high}')
+
+
+def _check_rank(value: Tensor, what: str, *axes: str) -> None:
+    """Refuse an array of other than these axes."""
+    if value.ndim != len(axes):
+        raise VerifyError(f'{what}: expected shape [{", ".join(axes)}], found '
+                          f'{list(value.shape)}')
+
+
 def _modalities(name: str) -> list[Modality]:
     if name == 'text':
         return []
@@ -204,13 +219,17 @@ def _compare(model: OneLLM, name: str, expected: Mapping[str, Tensor],
     if f'modality_tokens.{name}' in expected and len(modalities) == 1:
         tokens_error = _error(encoded[modalities[0]], expected[f'modality_tokens.{name}'],
                               f'modality_tokens.{name}')
-    logits = expected.get(f'logits.{name}')
+    logits, tokens = expected.get(f'logits.{name}'), expected.get(f'greedy.{name}')
     if logits is not None:
+        _check_rank(logits, f'logits.{name}', 'batch', 'positions', 'vocabulary')
         logits_error = _error(
             model.llm(full)[:, full.shape[1] - logits.shape[1]:], logits, f'logits.{name}')
-    tokens = expected.get(f'greedy.{name}')
     if tokens is None or not tokens.numel():
         return Row(name, tokens_error, logits_error)
+    _check_rank(tokens, f'greedy.{name}', 'batch', 'steps')
+    if tokens.shape[0] != words.shape[0]:
+        raise VerifyError(f'greedy.{name}: expected batch size {words.shape[0]} as in '
+                          f'prompt_tokens, found {tokens.shape[0]}')
     agree, plain, note = _greedy(model, full, tokens, len(blocks))
     return Row(name, tokens_error, logits_error, agree, tokens.numel(), plain, note)
 
@@ -243,14 +262,17 @@ def verify(directory: str | Path, tolerance: float = TOLERANCE) -> Report:
     model = load_model(folder, inputs=shapes)
     named = {kind: [k.partition('.')[2] for k in expected if k.startswith(kind + '.')]
              for kind in _KINDS}
-    outputs = {n for kind in _KINDS[1:] for n in named[kind]}
+    _check_prompt(model, expected['prompt_tokens'])
     order = [m.weight_name for m in Modality]
+    # of text alone and of combinations there are no modality tokens to compare
+    named['modality_tokens'] = [n for n in named['modality_tokens'] if n in order]
+    outputs = {n for kind in _KINDS[1:] for n in named[kind]}
     singles = [n for n in order if n in outputs]
     others = sorted(outputs - set(singles), key=lambda n: (n.count('+'), n))
     encoded: dict[Modality, Tensor] = {}
     with _threads_for(model):
         rows = tuple(_compare(model, name, expected, encoded) for name in (*singles, *others))
-    compared = {f'{kind}.{n}' for kind in _KINDS for n in (*singles, *others)}
+    compared = {f'{kind}.{n}' for kind in _KINDS for n in named[kind] if n in outputs}
     ignored = sorted(set(expected) - compared - {'prompt_tokens'})
     return Report(str(folder), tolerance, rows, tuple(n for n in order if n not in outputs),
                   tuple(ignored))
@@ -267,6 +289,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the comparison; return 0 if all agrees, 1 if not, 2 if it could not be made."""
+    if not args.tolerance >= 0:
+        print(f'onellm verify: --tolerance: expected 0 or more, found {args.tolerance}',
+              file=sys.stderr)
+        return 2
     return main(args.directory, args.tolerance)
 
 

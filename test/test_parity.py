@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 import torch
 
+from onellm_ros.cli import main as cli
 from onellm_ros.model.checkpoint import CheckpointError
 from onellm_ros.model.released import released_state
 from onellm_ros.verify import VerifyError, main, verify
@@ -123,10 +124,12 @@ def test_differences_are_told(tmp_path, capsys):
 def test_a_file_with_few_modalities(tmp_path):
     values = _write(tmp_path, 'a')
     keep = {k: v for k, v in values.items() if k.endswith(('.imu', '_tokens'))}
-    save_file({**keep, 'more.imu': torch.zeros(1)}, tmp_path / 'expected.safetensors')
+    more = {'more.imu': torch.zeros(1), 'modality_tokens.text': torch.zeros(1)}
+    save_file({**keep, **more}, tmp_path / 'expected.safetensors')
     report = verify(tmp_path)
     assert [row.name for row in report.rows] == ['imu'] and report.ok
-    assert 'fmri' in report.absent and report.ignored == ('more.imu',)
+    assert 'fmri' in report.absent
+    assert report.ignored == ('modality_tokens.text', 'more.imu')
     save_file({'prompt_tokens': keep['prompt_tokens']}, tmp_path / 'expected.safetensors')
     report = verify(tmp_path)
     assert not report.ok and 'nothing to compare' in report.lines()[-1]
@@ -138,6 +141,12 @@ def test_a_file_with_few_modalities(tmp_path):
     ({'input.image': torch.zeros(1, 3, 5, 5)}, 'input.image: image: expected an input of shape'),
     ({'input.fmri': torch.zeros(2, 1, 11)}, 'fmri: inputs have batch size 2, prompt_tokens 1'),
     ({'logits.imu': torch.zeros(1, 6, 5)}, r'logits.imu: expected shape \[1, 6, 5\], found'),
+    ({'logits.imu': torch.zeros(5)}, r'expected shape \[batch, positions, vocabulary\], found'),
+    ({'greedy.imu': torch.zeros(4)}, r'greedy.imu: expected shape \[batch, steps\], found \[4\]'),
+    ({'greedy.imu': torch.zeros(3, 1)}, 'greedy.imu: expected batch size 1 .* found 3'),
+    ({'prompt_tokens': torch.tensor([[1, 300]])}, 'expected ids 0 to 299 .* found 1 to 300'),
+    ({'prompt_tokens': torch.tensor([[1, -1]])}, 'expected ids 0 to 299 .* found -1 to 1'),
+    ({'input.video': torch.zeros(1, 0, 3, 28, 28)}, 'input.video: video: expected an input of'),
     ({'logits.smell': torch.zeros(1, 6, 5)}, "smell: unknown modality 'smell'"),
 ])
 def test_files_that_do_not_fit(tmp_path, change, text, capsys):
@@ -164,3 +173,29 @@ def test_missing_files(tmp_path):
     (tmp_path / 'expected.safetensors').write_bytes(b'junk')
     with pytest.raises(VerifyError, match='not readable as safetensors'):
         verify(tmp_path)
+
+
+@pytest.mark.parametrize('section, key, value, text', [
+    ('llm', 'n_heads', 0, 'llm.heads: expected 1 to 1000000000, found 0'),
+    ('llm', 'n_heads', -4, 'llm.heads: expected 1 to'),
+    ('llm', 'n_layers', 10**9, 'llm.layers: expected 1 to 1000, found'),
+    ('llm', 'rope_theta', 0, 'llm.rope_theta: expected a number above 0'),
+    ('encoder', 'patch_size', 0, 'encoder.patch_size: expected 1 to'),
+    ('llm', 'multiple_of', 0, 'llm.multiple_of: expected 1 to'),
+    ('llm', 'ffn_dim_multiplier', 'x', 'llm.ffn_dim_multiplier: expected a number'),
+    ('upm', 'experts', 0, 'upm.experts: expected 1 to 1000, found 0')])
+def test_sizes_that_cannot_be(tmp_path, section, key, value, text, capsys):
+    _write(tmp_path, 'a', steps=1)
+    path = tmp_path / 'config.json'
+    values = json.loads(path.read_text())
+    values[section][key] = value
+    path.write_text(json.dumps(values))
+    assert cli(['verify', str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert text in said and said.count('\n') == 1
+
+
+@pytest.mark.parametrize('tolerance', ['-1', 'nan'])
+def test_a_tolerance_that_cannot_be(tmp_path, tolerance, capsys):
+    assert cli(['verify', str(tmp_path), '--tolerance', tolerance]) == 2
+    assert 'expected 0 or more' in capsys.readouterr().err

@@ -210,3 +210,15 @@ def test_real_worlds():
         robot_world.world_seed(5, 0), held_out=True).sample().truth
     report = run(silent, worlds=2, guesser_worlds=2)
     assert report['modalities']['imu']['questions'] > 0
+
+
+def test_figures_that_cannot_be_written_are_said_before_the_evaluation(
+        monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr('onellm_ros.inference.engine.Engine.load',
+                        lambda *_, **__: SimpleNamespace())
+    (tmp_path / 'file').touch()
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    args = parser.parse_args(['robot-world', '--json', str(tmp_path / 'file' / 'x.json')])
+    assert command.run(args) == 2
+    assert '--json: expected a file that can be written' in capsys.readouterr().err

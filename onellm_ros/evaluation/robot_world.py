@@ -247,6 +247,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='ask in wordings that training never says')
 
 
+def _prepare(path: Path | None) -> None:
+    """Find out before the evaluation, not after it, whether its figures can be written.
+
+    :raises ValueError: if they cannot.
+    """
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open('a', encoding='utf-8').close()
+    except OSError as error:
+        raise ValueError(f'--json: expected a file that can be written: {error}') from error
+
+
 def run(args: argparse.Namespace) -> int:
     """Evaluate as the options say; returns the exit status."""
     from onellm_ros.inference.engine import Engine
@@ -255,6 +269,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         modalities = tuple(parse_modality(name) for name in args.modalities.split(','))
         engine = Engine.load(args.model, device=args.device)
+        _prepare(args.json)
         report = evaluate(
             engine_answerer(engine), seed=args.seed, worlds=args.worlds, modalities=modalities,
             questions_per_world=args.questions, caption_worlds=args.caption_worlds,
@@ -266,6 +281,5 @@ def run(args: argparse.Namespace) -> int:
     report['versions'] = versions()
     print(format_report(report))
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report, indent=2) + '\n')
     return 0
