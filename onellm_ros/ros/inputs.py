@@ -1,8 +1,8 @@
-"""The node's inputs: subscriptions, conversion of what they bring, and the synchronizer.
+"""The node's inputs: what they bring is converted and handed to the synchronizer.
 
-This module owns what is subscribed, what a stamp of zero means, counting and naming what is wrong
-with messages, and each input's health. What becomes of windows is the business of its caller.
-All of it runs on the thread of the node's executor.
+This module owns what is subscribed (``subscriptions.py`` owns how), what a stamp of zero means,
+counting and naming what is wrong with messages, and each input's health. What becomes of windows is
+the business of its caller. All of it runs on the thread of the node's executor.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ import importlib
 import time
 from typing import Any
 
-from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, PointCloud2
 from std_msgs.msg import Float32MultiArray
 
@@ -35,6 +33,7 @@ from onellm_ros.ros.conversions import (
     point_sample,
 )
 from onellm_ros.ros.once import Once
+from onellm_ros.ros.subscriptions import FollowingSubscription, type_name
 from onellm_ros.synchronizer import Synchronizer
 from onellm_ros.windows import StreamSpec, Window, WindowSpec
 
@@ -118,7 +117,7 @@ class Source:
     error_s: float = 0.0
     arrival_s: float = 0.0
     counted: int = 0
-    subscription: Any = None
+    subscription: FollowingSubscription | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +129,7 @@ class Health:
     :param lost: samples that were late, duplicates or too many.
     :param error_age_s: since the newest message that could not be used; None if there was none.
     :param mistyped: publishers are there, and all of them send another type: which and expected.
+    :param qos: how the topics are subscribed.
     """
 
     stream: str
@@ -146,6 +146,7 @@ class Health:
     foreign: bool = False
     error_age_s: float | None = None
     mistyped: str = ''
+    qos: str = ''
 
 
 class Inputs:
@@ -172,14 +173,14 @@ class Inputs:
         self._looked_s = time.monotonic()
         names = [s.name for s in spec.streams]
         self.sources = [s for s in self._make_sources() if s.stream in names]
-        self._subscriptions: list[Any] = []
-        for source in self.sources:
-            self._subscribe(source)
         self._camera_source: Source | None = None
         if {'image', 'depth'} & set(names):
             self._camera_source = Source(CAMERA_INFO, node.resolve_topic_name('camera_info'),
                                          CameraInfo, self._camera_info)
-            self._subscribe(self._camera_source)
+        self._subscriptions = [self._subscribe(s) for s in self._all_sources()]
+
+    def _all_sources(self) -> list[Source]:
+        return [*self.sources, *([self._camera_source] if self._camera_source else [])]
 
     def _make_sources(self) -> list[Source]:
         try:
@@ -215,27 +216,19 @@ class Inputs:
             out.append(Source(stream, topic, kind, make(topic)))
         return out
 
-    def _subscribe(self, source: Source) -> None:
+    def _subscribe(self, source: Source) -> FollowingSubscription:
         modality = STREAMS.get(source.stream, Modality.IMAGE)
-        reliable = self._config.reliability == 'reliable'
-        qos = QoSProfile(
-            history=HistoryPolicy.KEEP_LAST, depth=_QUEUE.get(modality, 10),
-            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-            durability=DurabilityPolicy.VOLATILE)
-
-        def incompatible(info: QoSRequestedIncompatibleQoSInfo) -> None:
-            self.warn(source.topic, 'a publisher offers a QoS that this subscription cannot use '
-                      f'({info.last_policy_kind}): nothing is received from it; set '
-                      'inputs.reliability to best_effort or make the publisher reliable')
-        source.subscription = self._node.create_subscription(
-            source.type, source.topic, lambda message: self._receive(source, message), qos,
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible))
-        self._subscriptions.append(source.subscription)
+        source.subscription = FollowingSubscription(
+            self._node, source.type, source.topic,
+            lambda message: self._receive(source, message),
+            lambda topic, text: self.warn(topic, text), choice=self._config.reliability,
+            may_latch=source.stream == CAMERA_INFO, depth=_QUEUE.get(modality, 10))
+        return source.subscription
 
     def close(self) -> None:
         """End the subscriptions and forget the samples."""
         for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+            subscription.close()
         self._subscriptions.clear()
         self.synchronizer = Synchronizer(self.synchronizer.spec)
 
@@ -315,10 +308,12 @@ class Inputs:
     # -- time ---------------------------------------------------------------------------------
 
     def poll(self) -> None:
-        """Close windows whose deadline has passed.
+        """Follow the publishers, and close windows whose deadline has passed.
 
         After a stall of this thread the messages that wait are taken first: one turn is skipped.
         """
+        for subscription in self._subscriptions:
+            subscription.poll()
         now_s = time.monotonic()
         stalled, self._polled_s = now_s - self._polled_s > _STALL_S, now_s
         self._stalled = stalled and not self._stalled
@@ -366,14 +361,16 @@ class Inputs:
             sum(self._node.count_publishers(s.topic) for s in sources), received, fresh / span_s,
             now_s - max(heard) if heard else None, 0, 0, sum(s.errors for s in sources),
             last.last_error, error_age_s=now_s - last.error_s if last.errors else None,
-            mistyped='' if received else self._mistyped(sources))
+            mistyped='' if received else self._mistyped(sources),
+            qos='; '.join(dict.fromkeys(str(s.subscription.policy) for s in sources
+                                        if s.subscription and (s.received or len(sources) == 1))))
 
     def _mistyped(self, sources: list[Source]) -> str:
         """Return which wrong types the publishers of a stream send, if there are no others."""
         wrong = ''
         for source in sources:
             found = {i.topic_type for i in self._node.get_publishers_info_by_topic(source.topic)}
-            expected = f'{source.type.__module__.split(".")[0]}/msg/{source.type.__name__}'
+            expected = type_name(source.type)
             if expected in found:
                 return ''
             if found:

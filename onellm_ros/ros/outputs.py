@@ -154,7 +154,7 @@ def input_status(node: str, health: Health, required: bool, silence_s: float) ->
     elif health.error_age_s is not None and health.error_age_s < _RECENT_S:
         level, text = DiagnosticStatus.WARN, f'{text}, some unusable: {health.last_error}'
     return status_message(f'{node}: {health.stream}', level, text, '', {
-        'topics': ', '.join(health.topics), 'publishers': health.publishers,
+        'topics': ', '.join(health.topics), 'publishers': health.publishers, 'qos': health.qos,
         'received': health.received, 'rate_hz': health.rate_hz,
         'age_s': 'never' if health.age_s is None else health.age_s, 'late': health.late,
         'dropped': health.lost, 'conversion_errors': health.errors,

@@ -1,0 +1,185 @@
+"""Subscriptions follow what their topic's publishers offer, and lose nothing while changing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from onellm_ros.config import InputConfig, NodeConfig
+from onellm_ros.modality import Modality
+
+rclpy = pytest.importorskip('rclpy')
+pytest.importorskip('onellm_msgs.msg')
+
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
+from sensor_msgs.msg import CameraInfo, Imu  # noqa: E402
+from std_msgs.msg import Int32  # noqa: E402
+
+from onellm_ros.ros.inputs import Inputs, window_spec  # noqa: E402
+from onellm_ros.ros.subscriptions import FollowingSubscription, Policy, fitting  # noqa: E402
+
+DEADLINE_S = 30.0
+BEST_EFFORT = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
+RELIABLE = QoSProfile(depth=100)
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class Bench:
+    """A node that listens and one that publishes, spun by the test itself."""
+
+    def __init__(self) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node('listener', context=self.context)
+        self.robot = rclpy.create_node('robot', context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.executor.add_node(self.robot)
+        self.got: list[int] = []
+        self.warnings: list[str] = []
+        self.ended: list[Any] = []
+        self.polls: Callable[[], None] = lambda: None
+
+    def follow(self, choice: str = 'auto') -> FollowingSubscription:
+        made = FollowingSubscription(
+            self.node, Int32, '/numbers', lambda m: self.got.append(m.data),
+            lambda topic, text: self.warnings.append(f'{topic}: {text}'), choice=choice, depth=100)
+        self.polls = made.poll
+        self.ended.append(made)
+        return made
+
+    def spin(self, seconds: float = 0.0) -> None:
+        end_s = time.monotonic() + seconds
+        while True:
+            self.polls()
+            self.executor.spin_once(timeout_sec=0.01)
+            if time.monotonic() >= end_s:
+                return
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        end_s = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < end_s, 'waited in vain'
+            self.spin()
+
+    def close(self) -> None:
+        for each in self.ended:
+            each.close()
+        self.executor.shutdown()
+        self.node.destroy_node()
+        self.robot.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.close()
+
+
+def test_what_all_publishers_offer_is_asked_for() -> None:
+    best, reliable, latched = (SimpleNamespace(qos_profile=q)
+                               for q in (BEST_EFFORT, RELIABLE, LATCHED))
+    assert fitting([], 'auto', True) == Policy(False, False)
+    assert fitting([reliable, reliable], 'auto', True) == Policy(True, False)
+    assert fitting([reliable, best], 'auto', True) == Policy(False, False)
+    assert fitting([latched], 'auto', True) == Policy(True, True)
+    assert fitting([latched], 'auto', False) == Policy(True, False)
+    assert fitting([latched, reliable], 'auto', True) == Policy(True, False)
+    assert fitting([latched], 'best_effort', True) == Policy(False, False)
+    assert fitting([best], 'reliable', True) == Policy(True, False)
+    assert str(Policy(True, True)) == 'reliable, transient local'
+    assert InputConfig().reliability == 'auto'
+
+
+def test_publishers_that_come_and_go_are_followed_without_loss(bench: Bench) -> None:
+    following = bench.follow()
+    assert not following.policy.reliable
+    sent: list[int] = []
+
+    def send(publisher: Any, condition: Callable[[], bool], least: int = 20) -> None:
+        """Publish until something is so and some more."""
+        end_s = time.monotonic() + DEADLINE_S
+        while least or not condition():
+            assert time.monotonic() < end_s, 'waited in vain'
+            least = max(least - 1, 0) if condition() else least
+            sent.append(len(sent))
+            publisher.publish(Int32(data=sent[-1]))
+            bench.spin(0.02)
+
+    first = bench.robot.create_publisher(Int32, '/numbers', RELIABLE)
+    bench.until(first.get_subscription_count)
+    bench.spin(0.1)
+    send(first, lambda: following.policy.reliable and following._old is None)
+
+    second = bench.robot.create_publisher(Int32, '/numbers', BEST_EFFORT)
+    send(first, lambda: not following.policy.reliable and following._old is None)
+    bench.until(second.get_subscription_count)
+    bench.spin(0.1)
+    send(second, lambda: True)
+
+    bench.robot.destroy_publisher(second)
+    send(first, lambda: following.policy.reliable and following._old is None)
+    bench.until(lambda: len(bench.got) >= len(sent))
+    assert bench.got == sorted(set(bench.got)) == sent  # each once
+    bench.robot.destroy_publisher(first)
+    bench.until(lambda: not following.policy.reliable)
+    assert not bench.warnings
+
+
+def test_a_publisher_that_is_there_first_is_followed_at_once(bench: Bench) -> None:
+    publisher = bench.robot.create_publisher(Int32, '/numbers', RELIABLE)
+    bench.until(lambda: bench.node.count_publishers('/numbers'))
+    following = bench.follow()
+    assert following.policy == Policy(reliable=True)
+    bench.until(publisher.get_subscription_count)
+    bench.until(lambda: following._current.get_publisher_count())
+    publisher.publish(Int32(data=7))
+    bench.until(lambda: bench.got == [7])
+
+
+def test_an_explicit_choice_is_kept(bench: Bench) -> None:
+    publisher = bench.robot.create_publisher(Int32, '/numbers', BEST_EFFORT)
+    bench.until(lambda: bench.node.count_publishers('/numbers'))
+    following = bench.follow('reliable')
+    bench.until(lambda: bench.warnings)
+    assert 'RELIABILITY' in bench.warnings[0] and 'inputs.reliability to auto' in bench.warnings[0]
+    assert following.policy.reliable
+    bench.robot.destroy_publisher(publisher)
+    following.close()
+    bench.ended.clear()
+    bench.robot.create_publisher(Int32, '/numbers', RELIABLE)
+    bench.until(lambda: bench.node.count_publishers('/numbers'))
+    assert not bench.follow('best_effort').policy.reliable
+
+
+@pytest.mark.parametrize('earlier', [True, False])
+def test_a_camera_info_sent_before_is_received(bench: Bench, earlier: bool) -> None:
+    camera = CameraInfo(height=8, width=12,
+                        k=[10.0, 0.0, 5.5, 0.0, 11.0, 3.5, 0.0, 0.0, 1.0])
+
+    def publish() -> None:
+        bench.robot.create_publisher(CameraInfo, '/camera_info', LATCHED).publish(camera)
+        bench.robot.create_publisher(Imu, '/imu', BEST_EFFORT)
+        bench.until(lambda: bench.node.count_publishers('/camera_info')
+                    and bench.node.count_publishers('/imu'))
+    if earlier:
+        publish()
+    config = NodeConfig()
+    inputs = Inputs(bench.node, config, window_spec(config, ['image', 'imu'], lambda m: 0),
+                    lambda window: None, lambda: None)
+    bench.ended.append(inputs)
+    bench.polls = inputs.poll
+    if not earlier:
+        bench.spin(0.1)
+        publish()
+    bench.until(lambda: inputs._camera == ((8, 12), (10.0, 11.0, 5.5, 3.5)))
+    found = {h.stream: h.qos for h in inputs.health()}
+    assert found['camera_info'] == 'reliable, transient local'
+    assert found['imu'] == 'best effort' and Modality.IMU.value in found
