@@ -361,9 +361,7 @@ def run(options: Options, plan: BagPlan | None) -> int:
     error = ''
     with Children(options.out, domain) as children:
         children.start(PERCEPTION, 'onellm_ros.ros.perception_node',
-                       # best effort loses most large pictures where the machine is busy
-                       ['--ros-args', '-p', f'model:={model}',
-                        '-p', 'inputs.reliability:=reliable'])
+                       ['--ros-args', '-p', f'model:={model}'])
         if plan is None:
             children.start('simulation', 'onellm_ros.ros.simulation_node',
                            ['--ros-args', '-p', f'seed:={options.seed}',
