@@ -67,11 +67,6 @@ class Observation:
     truth: Truth
 
     @property
-    def imu_stamps(self) -> np.ndarray | None:
-        """The times of the IMU samples, int64 [n] nanoseconds."""
-        return self.imu_stamps_ns
-
-    @property
     def video_stamps_ns(self) -> np.ndarray:
         """The times of the video frames, int64 [T] nanoseconds; empty without video."""
         if self.video is None:
