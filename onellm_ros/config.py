@@ -271,7 +271,8 @@ class InputConfig:
         'receive', 'What a stamp of zero means: take the time of receipt, or refuse the message.',
         one_of=('receive', 'refuse'))
     reliability: str = _setting(
-        'auto', 'QoS of the subscriptions; auto: reliable where all publishers of a topic are, else '
+        'auto',
+        'QoS of the subscriptions; auto: reliable where all publishers of a topic are, else '
         'best effort, which connects to every publisher but can lose large messages.',
         one_of=('auto', 'best_effort', 'reliable'))
     audio_type: str = _setting(
