@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 import numpy as np
 import pytest
 
 from onellm_ros.modality import Modality, Sample
 from onellm_ros.report.panels import colour_wheel_normals, depth_colours, film_strip, top_view
 from onellm_ros.report.picture import window_picture
+from onellm_ros.report.words import LINE_SPACING, fitted
 
 RNG = np.random.default_rng(0)
 
@@ -72,6 +75,26 @@ def test_awkward_data_is_drawn_all_the_same() -> None:
         window_picture({}, '', size=(100, 100))
     with pytest.raises(ValueError, match='rate'):
         window_picture({Modality.AUDIO: [Sample(0, np.zeros(9, np.float32))]}, '')
+
+
+@pytest.mark.parametrize('text', ['WWW MMM ' * 40, 'W' * 900, 'short', 'a\n\nb ' * 9, ''])
+def test_words_stay_in_their_box(text: str) -> None:
+    figure = Figure(figsize=(4, 1), dpi=100)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    lines, points = fitted(renderer, text, 300.0, 90.0, 13.0, 8.0)
+    drawn = figure.text(0, 0, lines, fontsize=points, linespacing=LINE_SPACING, parse_math=False)
+    box = drawn.get_window_extent(renderer)
+    assert box.width <= 301 and box.height <= 92 and 8.0 <= points <= 13.0
+    if not lines.endswith(' …'):
+        assert lines.split() == text.split()
+
+
+def test_what_is_too_long_at_the_least_size_ends_with_an_ellipsis() -> None:
+    renderer = FigureCanvasAgg(Figure()).get_renderer()
+    lines, points = fitted(renderer, 'word ' * 500, 200.0, 50.0, 13.0, 8.0)
+    assert lines.endswith(' …') and points == 8.0
+    same, large = fitted(renderer, 'a box', 200.0, 50.0, 13.0, 8.0)
+    assert (same, large) == ('a box', 13.0)
 
 
 def test_depth_near_is_warm_and_unmeasured_is_grey() -> None:

@@ -70,7 +70,7 @@ def top_view(cloud: np.ndarray, optical: bool) -> tuple[
     row = ((borders[1] - ahead) / step).astype(int)
     column = ((borders[3] - left) / step).astype(int)
     order = np.argsort(up, kind='stable')           # the highest is drawn last
-    reach = (0,) if len(cloud) > 20000 else (0, 1) if len(cloud) > 1000 else (-1, 0, 1)
+    reach = (0,) if len(cloud) > 20000 else (0, 1) if len(cloud) > 4000 else (-1, 0, 1)
     for dr in reach:
         for dc in reach:
             r, c = row[order] + dr, column[order] + dc

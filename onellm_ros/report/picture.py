@@ -7,7 +7,6 @@ modalities show as empty panels that say so. Drawn with matplotlib's Agg canvas:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-import textwrap
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,6 +17,7 @@ from scipy import signal
 
 from onellm_ros.modality import Modality, Sample
 from onellm_ros.report.panels import colour_wheel_normals, depth_colours, film_strip, top_view
+from onellm_ros.report.words import BoxOfWords
 
 Chosen = Mapping[Modality, Sequence[Sample]]
 
@@ -56,23 +56,24 @@ def window_picture(chosen: Chosen, text: str, *, truth: str = '', title: str = '
             (Modality.POINT, _points))):
         _panel(figure, (0.016 + 0.245 * column, 0.6, 0.232, 0.32), present, modality, draw,
                scale)
-    left, width = 0.048, 0.268
-    _panel(figure, (left, 0.43, width, 0.125), present, Modality.IMU, _accelerometer, scale)
-    _panel(figure, (left, 0.245, width, 0.13), present, Modality.IMU, _gyroscope, scale,
+    upper, lower, height = 0.43, 0.25, 0.125
+    left, width = 0.042, 0.25
+    _panel(figure, (left, upper, width, height), present, Modality.IMU, _accelerometer, scale)
+    _panel(figure, (left, lower, width, height), present, Modality.IMU, _gyroscope, scale,
            'gyroscope')
-    left = 0.375
-    _panel(figure, (left, 0.43, width, 0.125), present, Modality.AUDIO, _waveform, scale)
-    _panel(figure, (left, 0.245, width, 0.13), present, Modality.AUDIO, _spectrogram, scale,
+    left = 0.334
+    _panel(figure, (left, upper, width, height), present, Modality.AUDIO, _waveform, scale)
+    _panel(figure, (left, lower, width, height), present, Modality.AUDIO, _spectrogram, scale,
            'spectrogram')
-    left, width = 0.702, 0.282
-    _panel(figure, (left, 0.43, width, 0.125), present, Modality.VIDEO, _video, scale)
+    left, width = 0.616, 0.368
+    _panel(figure, (left, upper, width, height), present, Modality.VIDEO, _video, scale)
     if expert_weights:
-        _panel(figure, (left, 0.245, 0.133, 0.13), present, Modality.FMRI, _fmri, scale)
-        axes = figure.add_axes((left + 0.185, 0.245, 0.097, 0.13))
+        _panel(figure, (left, lower, 0.185, height), present, Modality.FMRI, _fmri, scale)
+        axes = figure.add_axes((left + 0.248, lower, width - 0.248, height))
         _experts(axes, expert_weights, scale)
     else:
-        _panel(figure, (left, 0.245, width, 0.13), present, Modality.FMRI, _fmri, scale)
-    _words(figure, text, truth, scale)
+        _panel(figure, (left, lower, width, height), present, Modality.FMRI, _fmri, scale)
+    _words(figure, canvas, text, truth, scale)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
@@ -149,17 +150,20 @@ def _points(axes: Axes, samples: list[Sample], scale: float) -> None:
     picture, (x0, x1, y0, y1), coloured = top_view(cloud, 'optical' in samples[-1].frame_id)
     axes.imshow(picture, extent=(y1, y0, x0, x1), interpolation='nearest')
     axes.plot(0, 0, marker='^', color=INK, markersize=7 * scale, clip_on=False)
-    axes.set_xlim(y1, y0)
+    box = axes.get_window_extent()
+    middle, half = (y0 + y1) / 2, (x1 - x0) / 2 * box.width / box.height
+    axes.set_xlim(middle + half, middle - half)
     axes.set_ylim(x0, x1)
     axes.set_facecolor('white')
-    axes.set_anchor('NW')
     axes.locator_params(nbins=6)
     axes.tick_params(direction='in', pad=-10 * scale, length=3)
     _note(axes, f'{len(cloud)} points, m' + ('' if coloured else ', colour = height'), scale)
 
 
 def _video(axes: Axes, samples: list[Sample], scale: float) -> None:
-    _show(axes, film_strip([s.data for s in samples]))
+    frames = [s.data for s in samples]
+    box, (height, width) = axes.get_window_extent(), frames[-1].shape[:2]
+    _show(axes, film_strip(frames, max(3, min(6, round(box.width * height / box.height / width)))))
     axes.set_anchor('NW')
     seconds = (samples[-1].stamp_ns - samples[0].stamp_ns) * 1e-9
     _note(axes, f'{len(samples)} frames over {seconds:.1f} s', scale)
@@ -195,14 +199,16 @@ def _trace(axes: Axes, samples: list[Sample], scale: float, first: int, unit: st
         room = max(least - (high - low), 0.12 * (high - low)) / 2
         axes.set_ylim(low - room, high + room)
     axes.set_xlim(min(t[0], -0.01), 0.0)
+    axes.locator_params(axis='x', nbins=5)
     axes.grid(color='#e6e8eb', lw=0.6)
-    axes.legend(loc='lower center', bbox_to_anchor=(0.45, 0.97), fontsize=8 * scale, ncols=3,
-                frameon=False, handlelength=1.0, columnspacing=0.8, borderaxespad=0.0)
     _note(axes, unit, scale)
 
 
 def _accelerometer(axes: Axes, samples: list[Sample], scale: float) -> None:
     _trace(axes, samples, scale, 0, 'm/s² with gravity', 4.0)
+    axes.legend(loc='lower center', bbox_to_anchor=(0.5, 0.97), fontsize=8 * scale, ncols=3,
+                frameon=False, handlelength=0.9, columnspacing=0.7, labelcolor=PALE,
+                borderaxespad=0.0)
     axes.tick_params(labelbottom=False)
 
 
@@ -238,6 +244,7 @@ def _waveform(axes: Axes, samples: list[Sample], scale: float) -> None:
     top = max(float(np.abs(wave).max()) * 1.1, 0.02)
     axes.set_ylim(-top, top)
     axes.set_xlim(t[0], 0.0)
+    axes.locator_params(axis='x', nbins=5)
     axes.tick_params(labelbottom=False)
     axes.grid(color='#e6e8eb', lw=0.6)
     level = 20 * np.log10(max(float(np.sqrt(np.mean(wave ** 2))), 1e-6))
@@ -254,6 +261,7 @@ def _spectrogram(axes: Axes, samples: list[Sample], scale: float) -> None:
     seconds = len(wave) / rate
     axes.imshow(power, origin='lower', aspect='auto', cmap='magma', vmin=top - 75, vmax=top,
                 extent=(-seconds, 0.0, 0.0, rate / 2000))
+    axes.locator_params(axis='x', nbins=5)
     _note(axes, 'kHz over seconds', scale)
 
 
@@ -276,28 +284,21 @@ def _experts(axes: Axes, weights: Mapping[Modality, np.ndarray], scale: float) -
 
 # ---- words --------------------------------------------------------------------------------------
 
-def _wrapped(text: str, width: int, lines: int) -> str:
-    """Return the text in at most ``lines`` lines of ``width`` letters, cut with an ellipsis."""
-    found = [w for part in text.splitlines() for w in textwrap.wrap(part, width) or ['']]
-    if len(found) > lines:
-        found = [*found[:lines - 1], found[lines - 1][:width - 2] + ' …']
-    return '\n'.join(found)
-
-
-def _words(figure: Figure, text: str, truth: str, scale: float) -> None:
-    boxes = [(0.016, 0.968 if not truth else 0.55, 'the model says', text, '#eef2fb', 13.0)]
+def _words(figure: Figure, canvas: FigureCanvasAgg, text: str, truth: str, scale: float) -> None:
+    """Draw what was said, and beside it what was there if that is known."""
+    boxes = [(0.016, 0.968 if not truth else 0.484, 'the model says', text, '#eaf0fc', '#3a5fb0')]
     if truth:
-        boxes.append((0.579, 0.405, 'what was really there', truth, PAPER, 11.0))
-    for left, width, head, words, colour, points in boxes:
-        axes = figure.add_axes((left, 0.022, width, 0.185), facecolor=colour)
+        boxes.append((0.514, 0.47, 'what was really there', truth, PAPER, '#6b7580'))
+    drawn = []
+    for left, width, head, words, colour, accent in boxes:
+        axes = figure.add_axes((left, 0.022, width, 0.18), facecolor=colour)
         axes.set_xticks([])
         axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        letters = int(width * 1280 / (points * 0.7))
-        lines = int(0.135 * 800 / (points * 1.75))
-        axes.text(0.012, 0.94, head, transform=axes.transAxes, fontsize=8.5 * scale, color=PALE,
-                  va='top')
-        axes.text(0.012, 0.76, _wrapped(words or '(nothing)', letters, lines).replace('$', r'\$'),
-                  transform=axes.transAxes, fontsize=points * scale, color=INK, va='top',
-                  linespacing=1.25)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side == 'left')
+        axes.spines['left'].set(color=accent, linewidth=3 * scale, capstyle='butt')
+        drawn.append(BoxOfWords(axes, canvas.get_renderer(), head, words or '(nothing)', accent,
+                                scale))
+    points = min(box.fitting_points(13.0) for box in drawn)      # the same, to be compared
+    for box in drawn:
+        box.draw(points, INK)
