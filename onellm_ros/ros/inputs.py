@@ -1,8 +1,8 @@
 """The node's inputs: what they bring is converted and handed to the synchronizer.
 
 This module owns what is subscribed (``subscriptions.py`` owns how), what a stamp of zero means,
-counting and naming what is wrong with messages, and each input's health. What becomes of windows is
-the business of its caller. All of it runs on the thread of the node's executor.
+counting and naming what is wrong with messages, and each input's health. What becomes of
+windows is the business of its caller. All of it runs on the thread of the node's executor.
 """
 
 from __future__ import annotations
