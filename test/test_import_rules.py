@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     'report': BASE,
     'model': BASE | {'preprocess'},
     'inference': BASE | {'preprocess', 'model', 'choose', 'windows', 'synchronizer'},
-    'training': BASE | {'preprocess', 'model', 'simulation'},
+    'training': BASE | {'preprocess', 'model', 'inference', 'simulation'},
 }
 # What else lies above those: it may import any of them, but never the command line.
 ABOVE = {'evaluation', 'replay', 'ros', 'describe', 'verify', 'cli'}

@@ -140,6 +140,19 @@ class UniversalProjection(nn.Module):
         for table in self.tokens.values():
             nn.init.trunc_normal_(table, std=0.5)
 
+    @torch.no_grad()
+    def centre(self, modality: Modality, mean: Tensor, std: Tensor) -> None:
+        """Start the input projection of a modality on centred and scaled features.
+
+        What all features have in common would otherwise fill the LayerNorm behind it, and every
+        modality token would read the same mean. For training from scratch.
+
+        :param mean: [D] of the encoder's features; :param std: [D] of them.
+        """
+        linear = self.proj_in[modality.value][0]
+        linear.weight.div_(std.clamp(min=1e-3))
+        linear.bias.copy_(-(linear.weight @ mean))
+
     def expert_weights(self, modality: Modality, x: Tensor) -> Tensor:
         """Return the router's weights [B, N, K] for the tokens [B, N, D]."""
         count = self.config.experts

@@ -65,6 +65,18 @@ def changed_stages(recipe: tuple[Stage, ...], changes: list[str],
     return tuple(stages)
 
 
+def check_numbers(args: argparse.Namespace) -> None:
+    """Refuse numbers that would wait for ever or do nothing.
+
+    :raises ValueError: naming the option.
+    """
+    for name, least in (('worlds', 1), ('held_out', 1), ('render_processes', 1), ('threads', 0),
+                        ('workers', 0)):
+        if getattr(args, name) < least:
+            raise ValueError(f'--{name.replace("_", "-")}: found {getattr(args, name)}, expected '
+                             f'at least {least}')
+
+
 def wait_for_worlds(folder: Path, wanted: int, processes: list) -> None:
     """Wait until enough worlds are rendered.
 
@@ -88,22 +100,23 @@ def run(args: argparse.Namespace) -> int:
     """Train as the options say; returns the exit status."""
     import torch
 
+    from onellm_ros.inference.locate import EngineError, find_device
     from onellm_ros.model.checkpoint import save_model
     from onellm_ros.model.onellm import OneLLM
     from onellm_ros.training.trainer import Trainer
 
     try:
         recipe = changed_stages(RECIPES[args.recipe], args.steps, args.until)
-    except ValueError as error:
-        print(error, file=sys.stderr)
+        check_numbers(args)
+        device = str(find_device(args.device))
+        for folder in (args.out, args.export or args.out):
+            folder.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError, EngineError) as error:
+        print(f'onellm train: {error}', file=sys.stderr)
         return 2
     config = PRESETS[args.recipe]
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = args.device
-    if device == 'auto':
-        device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    args.out.mkdir(parents=True, exist_ok=True)
     text = run_tokenizer(args.out, config)
     config = replace(config, llm=replace(config.llm, vocab_size=text.size))
     held_out = args.data / 'held_out'

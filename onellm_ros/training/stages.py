@@ -31,7 +31,7 @@ class Stage:
     :param learning_rate: peak, after ``warmup`` steps; cosine down to a twentieth of it.
     :param facts: weight of the facts heads' loss beside the loss on answers.
     :param dense: weight of the dense heads' loss beside the others.
-    :param match_scale: begin with modality tokens of the size of the LLM's word embeddings.
+    :param fresh_upm: begin by fitting the UPM's ends to encoder features and word embeddings.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Stage:
     clip: float = 1.0
     facts: float = 0.3
     dense: float = 0.0
-    match_scale: bool = False
+    fresh_upm: bool = False
 
     def __post_init__(self) -> None:
         """Check what a typing mistake would silently break."""
@@ -72,8 +72,7 @@ NANO_RECIPE = (
     Stage('project', 'project',
           (((IMG,), 4), ((DEP,), 2), ((PTS,), 2), ((AUD,), 1.5), ((IMU,), 1.5), ((VID,), 1),
            ((NRM,), 1), ((FMR,), 1)),
-          ('tokenizers', 'encoder', 'upm'), steps=1100, batch=32, learning_rate=8e-4, warmup=50,
-          dense=0.5, facts=1.0),
+          ('upm',), steps=1500, batch=32, warmup=50, facts=1.0, fresh_upm=True),
     Stage('align', 'align',
           (((IMG,), 4), ((DEP,), 1.5), ((PTS,), 1.5), ((AUD,), 1), ((IMU,), 1), ((VID,), 0.7),
            ((NRM,), 0.7), ((FMR,), 0.7), ((IMG, IMU), 0.5), ((PTS, IMU), 0.3), ((IMG, AUD), 0.3),

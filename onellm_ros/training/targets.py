@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onellm_ros.modality import Modality
+from onellm_ros.simulation.facts import is_clear
 from onellm_ros.simulation.truth import (
     COLOURS,
     DIRECTIONS,
@@ -19,13 +20,10 @@ from onellm_ros.simulation.truth import (
     MOTIONS,
     PLACES,
     SOUNDS,
-    SeenObject,
     Truth,
 )
 
 IGNORE = -100
-CLEAR_PIXELS = 0.006
-CLEAR_VISIBLE = 0.5
 BINS_M = 7                      # metre bins 0 .. 6, farther counts as 6
 
 
@@ -64,11 +62,6 @@ TELLS: dict[Modality, set[str]] = {
     Modality.FMRI: {'kind', 'count', 'place', 'colour_seen'}}
 
 
-def clearly_seen(item: SeenObject) -> bool:
-    """Whether an object is seen well enough to be asked about."""
-    return item.pixels >= CLEAR_PIXELS and item.visible >= CLEAR_VISIBLE
-
-
 def metre_bin(distance_m: float) -> int:
     """Return the bin of a distance: whole metres, 6 and more together."""
     return int(np.clip(round(distance_m), 0, BINS_M - 1)) if np.isfinite(distance_m) else IGNORE
@@ -80,7 +73,7 @@ def truth_targets(truth: Truth) -> dict[str, np.ndarray]:
     colours = list(COLOURS)
     for index, kind in enumerate(KINDS):
         items = [s for s in truth.seen if s.kind == kind]
-        clear = [s for s in items if clearly_seen(s)]
+        clear = [s for s in items if is_clear(s)]
         if not items or clear:
             out['kind'][index] = int(bool(clear))
         if len(items) == len(clear):
@@ -92,17 +85,17 @@ def truth_targets(truth: Truth) -> dict[str, np.ndarray]:
             out['metres'][index] = metre_bin(item.distance_m)
     for index, colour in enumerate(colours):
         items = [s for s in truth.seen if s.colour == colour]
-        clear = [s for s in items if clearly_seen(s)]
+        clear = [s for s in items if is_clear(s)]
         if not items or clear:
             out['colour_seen'][index] = int(bool(clear))
-    if all(clearly_seen(s) for s in truth.seen):
+    if all(is_clear(s) for s in truth.seen):
         out['total'][0] = min(len(truth.seen), 7)
     out['clear'][0] = metre_bin(truth.clear_m)
     moving = [s for s in truth.seen if s.direction or s.moves]
     if not moving:
         out['direction'][0] = 0
         out['mover'][0] = 0
-    elif len(moving) == 1 and clearly_seen(moving[0]) and moving[0].direction:
+    elif len(moving) == 1 and is_clear(moving[0]) and moving[0].direction:
         out['direction'][0] = 1 + DIRECTIONS.index(moving[0].direction)
         out['mover'][0] = 1 + KINDS.index(moving[0].kind)
     out['motion'][0] = MOTIONS.index(truth.motion)

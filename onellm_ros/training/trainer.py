@@ -26,7 +26,7 @@ from onellm_ros.config import ModelConfig
 from onellm_ros.modality import Modality
 from onellm_ros.model.onellm import OneLLM
 from onellm_ros.model.text import Text
-from onellm_ros.training.data import Batch, Batches, Packed
+from onellm_ros.training.data import Batch, Batches, Packed, model_input
 from onellm_ros.training.heads import DenseHead, FactsHead, pooled
 from onellm_ros.training.stages import Stage
 
@@ -145,8 +145,8 @@ class Trainer:
 
     def run_stage(self, stage: Stage, save_every: int = 200, eval_every: int = 500) -> None:
         """Run one stage from ``self.step`` to its end."""
-        if stage.match_scale and self.step == 0:
-            self.model.match_llm_scale()
+        if stage.fresh_upm and self.step == 0:
+            self._start_upm(stage)
         learning = self._learning(stage)
         optimizer = torch.optim.AdamW(
             [{'params': [p for p in learning if p.ndim > 1], 'weight_decay': stage.weight_decay},
@@ -182,6 +182,18 @@ class Trainer:
                 self._log(stage=stage.name, step=self.step, held_out=self.evaluate(stage))
                 started = time.monotonic()
         self.save(optimizer)
+
+    @torch.no_grad()
+    def _start_upm(self, stage: Stage) -> None:
+        """Fit a fresh UPM to what stands before and behind it: features and word embeddings."""
+        self.model.match_llm_scale()
+        batches = Batches(str(self.data), stage, self.config, self.text, seed=self.seed)
+        rng = torch.Generator().manual_seed(self.seed)
+        worlds = torch.randint(len(batches.shards), (64,), generator=rng).tolist()
+        for modality in sorted({m for present, _ in stage.sets for m in present}):
+            x = model_input(batches.shards, worlds, modality, self.config).to(self.device)
+            features = self.model.features(modality, x).flatten(0, 1)
+            self.model.upm.centre(modality, features.mean(0), features.std(0))
 
     def _update(self, stage: Stage, batch: Batch, optimizer: torch.optim.Optimizer,
                 learning: list[nn.Parameter]) -> dict[str, float]:
