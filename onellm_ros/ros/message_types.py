@@ -126,7 +126,8 @@ def reason_unused(type_name: str, topic: str) -> str:
 def fmri_sample(message: Any, topic: str = '') -> Sample:
     """Convert a vector of voxel responses (a message with ``data``, header optional).
 
-    Float32MultiArray has no header: its stamp stays 0 and the node uses the receive time.
+    Float32MultiArray has no header: its stamp stays 0 (the node uses the receive time) and the
+    label of its first dimension stands for the frame.
 
     :param topic: name to keep in the sample.
     :returns: an fMRI sample, float32 [V].
@@ -141,5 +142,7 @@ def fmri_sample(message: Any, topic: str = '') -> Sample:
     if bad:
         raise ConversionError(f'found {bad} NaN or infinite of {values.size} voxel responses; '
                               'expected finite numbers; mask such voxels before publishing')
-    stamp = stamp_ns(message) if hasattr(message, 'header') else 0
-    return Sample(stamp, values.copy(), frame_id(message), topic=topic)
+    if hasattr(message, 'header'):
+        return Sample(stamp_ns(message), values.copy(), frame_id(message), topic=topic)
+    dimensions = getattr(getattr(message, 'layout', None), 'dim', ())
+    return Sample(0, values.copy(), dimensions[0].label if len(dimensions) else '', topic=topic)

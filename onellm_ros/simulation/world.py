@@ -83,6 +83,7 @@ class Observation:
             if data is not None:
                 pictures = modality not in (Modality.POINT, Modality.FMRI)
                 out[modality] = [Sample(self.stamp_ns, data,
+                                        'synthetic' if modality is Modality.FMRI else '',
                                         intrinsics=self.intrinsics if pictures else None)]
         if self.video is not None:
             out[Modality.VIDEO] = [Sample(int(stamp), frame) for stamp, frame in
