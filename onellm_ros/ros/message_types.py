@@ -144,5 +144,5 @@ def fmri_sample(message: Any, topic: str = '') -> Sample:
                               'expected finite numbers; mask such voxels before publishing')
     if hasattr(message, 'header'):
         return Sample(stamp_ns(message), values.copy(), frame_id(message), topic=topic)
-    dimensions = getattr(getattr(message, 'layout', None), 'dim', ())
+    dimensions: Any = getattr(getattr(message, 'layout', None), 'dim', ())
     return Sample(0, values.copy(), dimensions[0].label if len(dimensions) else '', topic=topic)
