@@ -155,3 +155,10 @@ def test_same_as_sensor_msgs_py_where_it_exists() -> None:
     ours = cloud_array(message)
     for name in ('x', 'y', 'z', 'intensity'):
         np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_a_point_step_of_zero_is_named():
+    message = cloud([('x', 'f4', 0)], {'x': [1.0]})
+    message.fields, message.point_step, message.row_step = [], 0, 0
+    with pytest.raises(ConversionError, match='point_step of 0'):
+        point_sample(message)

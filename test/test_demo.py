@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 import itertools
 import json
@@ -68,12 +69,12 @@ def users_of(out: Path) -> list[str]:
     """Return the command lines of processes that write into a folder's logs."""
     found = []
     for entry in Path('/proc').glob('[0-9]*'):
-        try:
-            opened = {os.readlink(fd) for fd in (entry / 'fd').iterdir()}
-            if any(name.startswith(str(out)) for name in opened):
-                found.append((entry / 'cmdline').read_text().replace('\0', ' '))
-        except OSError:
-            continue
+        # 1 and 2 are its log from the start; other files come and go while they are looked at.
+        for number in ('1', '2'):
+            with suppress(OSError):
+                if os.readlink(entry / 'fd' / number).startswith(str(out)):
+                    found.append((entry / 'cmdline').read_text().replace('\0', ' '))
+                    break
     return found
 
 

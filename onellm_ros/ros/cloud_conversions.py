@@ -38,6 +38,9 @@ def cloud_array(message: Any) -> np.ndarray:
     if width <= 0 or height <= 0:
         raise ConversionError(f'found an empty {what}; expected at least one point; does the '
                               'sensor see anything within its range?')
+    if step <= 0:
+        raise ConversionError(f'found a point_step of {step} in a {what}; expected the bytes of a '
+                              'point; correct the publisher')
     dtype = _point_dtype(message, step)
     row_bytes = width * step
     row_step = row_bytes if height == 1 else int(message.row_step)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import ctypes
 from dataclasses import dataclass
+from functools import partial
 import os
 from pathlib import Path
 import random
@@ -54,10 +55,12 @@ def started_s() -> float:
     return time.monotonic() - max(0.0, age_s)
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Have the kernel send SIGTERM to this process when its parent dies (Linux)."""
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)                                 # it died before the kernel was told
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class Children:
             process = subprocess.Popen(
                 [sys.executable, '-m', module, *arguments], stdin=subprocess.DEVNULL, stdout=file,
                 stderr=subprocess.STDOUT, env=self._environment, start_new_session=True,
-                preexec_fn=_die_with_parent)
+                preexec_fn=partial(_die_with_parent, os.getpid()))
         self.all.append(Child(name, process, log))
         return self.all[-1]
 
