@@ -566,7 +566,8 @@ def test_an_answer_word_by_word_and_its_end(benches: Callable[..., Bench]) -> No
     bench.activate()
     bench.drive(0.4)
     bench.until(lambda: bench.windows)
-    client = rclpy.action.ActionClient(bench.robot, AskStream, '/perception/ask_stream')
+    client = rclpy.action.ActionClient(bench.robot, AskStream, '/perception/ask_stream',
+                                       feedback_sub_qos_profile=QoSProfile(depth=1000))
     assert client.wait_for_server(DEADLINE_S)
     heard: list[Any] = []
 

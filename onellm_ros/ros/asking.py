@@ -29,6 +29,7 @@ from onellm_ros.ros.worker import Worker
 
 # Of the usual ten requests that are held, those of a burst before would get no answer at all.
 _QOS = QoSProfile(depth=100)
+_FEEDBACK = QoSProfile(depth=1000)         # tokens come faster than a busy client reads them
 
 
 class Asking:
@@ -51,7 +52,7 @@ class Asking:
         self._action = ActionServer(
             node, AskStream, '~/ask_stream', self._on_goal, callback_group=group,
             cancel_callback=self._on_cancel, goal_service_qos_profile=_QOS,
-            result_service_qos_profile=_QOS)
+            result_service_qos_profile=_QOS, feedback_pub_qos_profile=_FEEDBACK)
 
     def close(self) -> None:
         """End the action server (the service ends with the node)."""

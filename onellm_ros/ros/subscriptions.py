@@ -8,7 +8,6 @@ runs on the thread of the node's executor.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 import time
@@ -82,7 +81,8 @@ class FollowingSubscription:
         self._look_s = 0.0
         self._old: Any = None               # what is subscribed still while changing over
         self._end_old_s = 0.0
-        self._seen: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)
+        self._twice_until_s = 0.0           # a late copy may come by the new one after the end
+        self._seen: dict[tuple[int, int], None] = {}
         self.policy = self._look()
         self._current = self._subscribe()
         if any(self._offers()):
@@ -120,14 +120,16 @@ class FollowingSubscription:
         return mine[0]
 
     def _take(self, message: Any, info: dict[str, int], current: bool) -> None:
-        """Pass a message on; while changing over, not the ones that came twice."""
-        if self._old is not None:
-            if current:
-                self._end_old_s = min(self._end_old_s, time.monotonic() + OVERLAP_S)
-            mark = (info['source_timestamp'], info.get('publication_sequence_number') or 0)
-            if mark[0] and mark in self._seen:
-                return
-            self._seen.append(mark)
+        """Pass a message on; around a change-over, not the ones that came twice."""
+        now_s = time.monotonic()
+        if current and self._old is not None:
+            self._end_old_s = min(self._end_old_s, now_s + OVERLAP_S)
+        mark = (info['source_timestamp'], info.get('publication_sequence_number') or 0)
+        if mark[0] and now_s < self._twice_until_s and mark in self._seen:
+            return
+        self._seen[mark] = None
+        if len(self._seen) > _REMEMBERED:
+            del self._seen[next(iter(self._seen))]
         self._receive(message)
 
     def poll(self) -> None:
@@ -144,6 +146,7 @@ class FollowingSubscription:
             return
         self.policy = policy
         self._old, self._end_old_s = self._current, now_s + OVERLAP_MOST_S
+        self._twice_until_s = now_s + 2 * OVERLAP_MOST_S
         self._current = self._subscribe()
         if self._publishers:
             self._tell()
@@ -152,7 +155,6 @@ class FollowingSubscription:
         if self._old is not None:
             self._node.destroy_subscription(self._old)
         self._old = None
-        self._seen.clear()
 
     def close(self) -> None:
         """End the subscription."""
