@@ -4,31 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-import random
-import socket
 
 import pytest
 
+from onellm_ros.ros.demo_processes import free_domain
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get('ONELLM_SHARED', ROOT.parent / 'shared'))
-DISCOVERY_PORT, PORTS_PER_DOMAIN, DOMAINS = 7400, 250, 100
-
-
-def free_domain() -> int:
-    """
-    Find a ROS domain whose discovery port nobody on this machine has open.
-
-    :raises RuntimeError: when all are taken.
-    """
-    for domain in random.SystemRandom().sample(range(1, DOMAINS + 1), DOMAINS):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(('', DISCOVERY_PORT + PORTS_PER_DOMAIN * domain))
-            except OSError:
-                continue
-        return domain
-    raise RuntimeError(f'none of the ROS domains 1..{DOMAINS} is free on this machine: '
-                       'stop some ROS nodes and run the tests again')
 
 
 def pytest_configure(config: pytest.Config) -> None:
