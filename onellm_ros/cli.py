@@ -7,6 +7,7 @@ import importlib
 import sys
 
 COMMANDS = {
+    'data': ('onellm_ros.data', 'look through data sets, and write simulated ones'),
     'describe': ('onellm_ros.describe', 'answer about sensor files, without ROS'),
     'eval': ('onellm_ros.evaluation.command', 'score a model'),
     'train': ('onellm_ros.training.command', 'train a model on the simulated world'),

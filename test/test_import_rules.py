@@ -24,10 +24,11 @@ ALLOWED: dict[str, set[str]] = {
     'report': BASE,
     'model': BASE | {'preprocess'},
     'inference': BASE | {'preprocess', 'model', 'choose', 'windows', 'synchronizer'},
-    'training': BASE | {'preprocess', 'model', 'inference', 'simulation'},
+    'datasets': BASE | {'preprocess', 'files', 'model', 'simulation'},
+    'training': BASE | {'datasets', 'preprocess', 'model', 'inference', 'simulation'},
 }
 # What else lies above those: it may import any of them, but never the command line.
-ABOVE = {'evaluation', 'replay', 'ros', 'describe', 'verify', 'cli'}
+ABOVE = {'evaluation', 'replay', 'ros', 'data', 'describe', 'verify', 'cli'}
 # Only ros/ may import these.
 ROS = {
     'rclpy', 'rcl_interfaces', 'lifecycle_msgs', 'sensor_msgs', 'std_msgs', 'std_srvs',
