@@ -388,13 +388,6 @@ def test_caption_score_tells_faults():
     assert (empty['objects_f1'], empty['motion'], empty['sound']) == (0.0, 0.0, 0.0)
 
 
-def test_scene_text():
-    assert lang.scene_text(TRUTH, frozenset((IMAGE, IMU, AUDIO))) == (
-        'seen: blue chair ahead far; red ball left near; green ball right far; orange person '
-        'ahead far. floor: carpet. motion: turning left. sound: an alarm.')
-    assert lang.scene_text(TRUTH, frozenset((AUDIO,))) == 'sound: an alarm.'
-
-
 def test_vocabulary_holds_every_word():
     words = {word for text in lang.vocabulary_texts()
              for word in text.replace('.', ' ').replace(',', ' ').replace('?', ' ').split()}

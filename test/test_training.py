@@ -13,13 +13,25 @@ from onellm_ros.config import NANO
 from onellm_ros.modality import Modality
 from onellm_ros.model.onellm import OneLLM
 from onellm_ros.model.text import Text, train_tokenizer
-from onellm_ros.simulation.language import vocabulary_texts
+from onellm_ros.preprocess import denormalise
+from onellm_ros.simulation.language import random_truth, vocabulary_texts
+from onellm_ros.simulation.render import Camera
 from onellm_ros.simulation.truth import KINDS, MOTIONS, SOUNDS, SeenObject, Truth
 from onellm_ros.training.command import changed_stages
 from onellm_ros.training.data import Batches, Segment, pack_segments
-from onellm_ros.training.shards import Shards, render_shard
+from onellm_ros.training.heads import CELL_OUTPUTS, Cells, CloudHead, cell_positions
+from onellm_ros.training.mirror import mirror_signal, mirror_truth
+from onellm_ros.training.shards import FIRST_KIND, Shards, render_shard
+from onellm_ros.training.slots import SCENE, SLOT, SceneEmbedding, SlotHead, layout, slot_targets
 from onellm_ros.training.stages import NANO_RECIPE, Stage
-from onellm_ros.training.targets import IGNORE, TARGETS, TELLS, told_by, truth_targets
+from onellm_ros.training.targets import (
+    IGNORE,
+    TARGETS,
+    TELLS,
+    cell_owners,
+    told_by,
+    truth_targets,
+)
 from onellm_ros.training.trainer import Trainer, answer_loss, block_mask
 
 TINY = replace(
@@ -55,6 +67,93 @@ def test_targets_say_what_is_clear_and_leave_out_the_rest():
     assert told['sound'][0] == SOUNDS.index('a bell')
     assert (told['kind'] == IGNORE).all() and told['motion'][0] == IGNORE
     assert {name for names in TELLS.values() for name in names} == {t.name for t in TARGETS}
+
+
+def test_objects_stand_in_slots_from_left_to_right():
+    left, right = item('ball', 'red', bearing_rad=0.6), item('cup', 'blue', bearing_rad=-0.6)
+    same = item('sofa', 'red', bearing_rad=0.61)
+    taken = layout((left, right, same), 8, by_place=False)
+    assert {slot: thing.kind for slot, thing in taken.items()} == {
+        0: 'ball', 1: 'sofa', 7: 'cup'}
+    slots, scene = slot_targets(TRUTH, Modality.VIDEO, 4)
+    names = [a.name for a in SLOT]
+    said = [dict(zip(names, row, strict=True)) for row in slots.tolist() if row[0]]
+    assert [KINDS[s['kind'] - 1] for s in said] == ['ball', 'chair', 'person']
+    assert [s['way'] for s in said] == [0, 0, 1] and [s['clear'] for s in said] == [1, 0, 1]
+    assert [a.name for a, v in zip(SCENE, scene, strict=True) if v != IGNORE] == ['floor']
+    slots, scene = slot_targets(TRUTH, Modality.FMRI, 4)
+    assert (slots[:, names.index('colour')] == IGNORE).all() and (scene == IGNORE).all()
+    slots, scene = slot_targets(TRUTH, Modality.AUDIO, 4)
+    assert (slots == IGNORE).all() and scene[-1] == SOUNDS.index('a bell')
+
+
+def test_told_scenes_can_be_read_back_from_their_tokens():
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    embedding, head = SceneEmbedding(64, 8, 0.1), SlotHead(64)
+    rows = [slot_targets(random_truth(rng), Modality.VIDEO, 8) for _ in range(128)]
+    slots, scene = (torch.from_numpy(np.stack(x)) for x in zip(*rows, strict=True))
+    optimizer = torch.optim.Adam(head.parameters(), 1e-2)
+    tokens = embedding(slots, scene).detach()
+    assert abs(float(tokens.square().mean().sqrt()) - 0.1) < 0.01
+    for _ in range(60):
+        loss, right = head.loss(tokens, slots, scene)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert right['kind'] > 0.95 and right['colour'] > 0.95 and right['place'] > 0.95
+    assert not torch.equal(embedding(slots, scene, blur=0.3), tokens)
+
+
+def test_cells_tell_of_their_whole_object():
+    dense = np.full((16, 16, 2), 255, np.uint8)
+    dense[3, 4] = FIRST_KIND + KINDS.index('ball'), 0            # the red ball
+    owner = cell_owners(dense, TRUTH)
+    np.testing.assert_allclose(owner[3, 4], (0.4, np.log(0.05) / 5), rtol=1e-6)
+    assert np.isnan(owner[3, 5]).all()
+    twins = replace(TRUTH, seen=(item('ball', 'red'), item('ball', 'red', bearing_rad=-0.2)))
+    assert np.isnan(cell_owners(dense, twins)).all()
+
+
+def test_groups_of_a_cloud_show_what_the_picture_shows_there():
+    camera, distance = Camera(), torch.full((1, 16, 16), torch.nan)
+    distance[0, 8, 2], distance[0, 8, 13] = 2.0, 3.0
+    there = cell_positions(distance, camera)[0]
+    assert torch.isfinite(there).all(1).sum() == 2
+    left, right = there[8 * 16 + 2], there[8 * 16 + 13]
+    assert left[1] > 0.5 and right[1] < -0.5 and 1.8 < left[0] < 2.3 and left[2] < 0.6
+    cells = Cells(torch.full((1, 16, 16, 2), 255, dtype=torch.uint8), distance,
+                  torch.full((1, 16, 16, 2), torch.nan))
+    cells.dense[0, 8, 2], cells.owner[0, 8, 2] = torch.tensor([5, 1]), 0.5
+    head = CloudHead(8)
+    torch.nn.init.zeros_(head.out.weight)
+    with torch.no_grad():
+        head.out.bias[:] = torch.nn.functional.one_hot(torch.tensor(5), CELL_OUTPUTS) * 9.0
+    centres = torch.stack([left + 0.1, left + 1.0])[None]         # on the thing, off everything
+    loss, share = head.loss(torch.zeros(1, 2, 8), centres, cells, camera)
+    assert torch.isfinite(loss) and share == 1.0
+    loss, share = head.loss(torch.zeros(1, 1, 8), centres[:, 1:], cells, camera)
+    assert loss == 0.0 and torch.isnan(share)                     # nothing to learn, no NaN
+
+
+def test_a_mirrored_world_is_that_of_a_mirrored_camera(prepared):
+    turned = mirror_truth(TRUTH)
+    assert [s.place for s in turned.seen] == ['right'] * 3
+    assert turned.seen[2].direction == 'to the right' and turned.seen[0].bearing_rad == -0.4
+    assert mirror_truth(turned) == TRUTH
+    shards = Shards(prepared / 'worlds')
+    for name in ('image', 'video', 'depth', 'normal', 'point', 'dense', 'distance'):
+        rows = shards.rows([0, 1], name)
+        there = mirror_signal(rows, name)
+        assert not np.array_equal(there, rows, equal_nan=True), name
+        np.testing.assert_allclose(mirror_signal(there, name), rows, atol=2e-3, err_msg=name)
+    # The normals of mirrored depth are the mirrored normals: x changes its sign.
+    normal = denormalise(torch.from_numpy(shards.rows([0], 'normal').astype(np.float32)))
+    turned_x = denormalise(torch.from_numpy(
+        mirror_signal(shards.rows([0], 'normal').astype(np.float32), 'normal')))[0, 0]
+    torch.testing.assert_close(turned_x, 1 - normal[0, 0].flip(-1), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match='no mirror image'):
+        mirror_signal(shards.rows([0], 'audio'), 'audio')
 
 
 def test_a_segment_sees_the_prefix_and_itself_only():

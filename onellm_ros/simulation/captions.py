@@ -318,36 +318,3 @@ def caption_score(text: str, truth: Truth, present: frozenset[Modality]) -> dict
         scores['clear'] = float(said.clear_m is not None
                                 and abs(said.clear_m - truth.clear_m) <= 0.75)
     return scores
-
-
-def scene_text(truth: Truth, present: frozenset[Modality],
-               rng: np.random.Generator | None = None) -> str:
-    """Give the facts as compact text, for pretraining a language model without pictures.
-
-    The objects stand in the order of their size in view, so that the largest can be told.
-
-    :param rng: if given, the order of the parts varies.
-    """
-    facts = caption_facts(truth, present, limit=8)
-    parts = []
-    if facts.objects is not None:
-        items = []
-        for fact in facts.objects:
-            words = [fact.colour, fact.kind, fact.place]
-            words.append('' if fact.near is None else 'near' if fact.near else 'far')
-            words.append('' if fact.metres is None else f'{fact.metres} m')
-            items.append(' '.join(word for word in words if word))
-        parts.append('seen: ' + ('; '.join(items) or 'nothing'))
-    if facts.moving is not None:
-        parts.append('moving: ' + ('; '.join(' '.join(m) for m in facts.moving) or 'nothing'))
-    if facts.clear_m is not None:
-        parts.append(f'free: {facts.clear_m} m')
-    if present & RANGE_TELLING:
-        parts.append(f'floor: {truth.floor}')
-    if facts.motion:
-        parts.append(f'motion: {facts.motion}')
-    if facts.sound:
-        parts.append(f'sound: {facts.sound}')
-    if rng is not None:
-        parts = [parts[int(i)] for i in rng.permutation(len(parts))]
-    return '. '.join(parts) + '.'

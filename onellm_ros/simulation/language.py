@@ -26,7 +26,6 @@ from onellm_ros.simulation.captions import (
     caption_facts,
     caption_score,
     parse_caption,
-    scene_text,
 )
 from onellm_ros.simulation.facts import clear_objects, random_truth
 from onellm_ros.simulation.truth import COLOURS, DIRECTIONS, FLOORS, KINDS, MOTIONS, SOUNDS, Truth
@@ -35,7 +34,7 @@ from onellm_ros.simulation.wording import CAPTION_PROMPTS, CAPTION_PROMPTS_HELD_
 __all__ = [
     'CAPTION_PROMPTS', 'CAPTION_PROMPTS_HELD_OUT', 'QUESTION_TYPES', 'UNKNOWN', 'Facts',
     'ObjectFact', 'Question', 'caption', 'caption_facts', 'caption_score', 'is_correct',
-    'mixed_questions', 'normalise', 'parse_caption', 'questions', 'random_truth', 'scene_text',
+    'mixed_questions', 'normalise', 'parse_caption', 'questions', 'random_truth',
     'unknown_questions', 'vocabulary_texts', 'word_question']
 
 _TRIES = 40
@@ -238,6 +237,5 @@ def vocabulary_texts() -> Iterator[str]:
         yield caption(truth, everything, style='plain')
         yield caption(truth, frozenset((Modality.IMAGE,)), rng)
         yield caption(truth, frozenset((PROMPT_ORDER[int(rng.integers(8))],)), rng)
-        yield scene_text(truth, everything)
         for thing in clear_objects(truth):
             yield w.indefinite(thing.kind, thing.colour)

@@ -6,7 +6,7 @@ seed, the step and the worlds at hand, so that a resumed run sees what the first
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,15 @@ from onellm_ros.model.text import Text
 from onellm_ros.preprocess import normalise, standardise_imu
 from onellm_ros.simulation import language
 from onellm_ros.simulation.truth import Truth
+from onellm_ros.training.heads import Cells
+from onellm_ros.training.mirror import MIRRORED, mirror_signal, mirror_truth
 from onellm_ros.training.shards import Shards
+from onellm_ros.training.slots import slot_targets
 from onellm_ros.training.stages import Stage
-from onellm_ros.training.targets import TARGETS, told_by, truth_targets
+from onellm_ros.training.targets import TARGETS, cell_owners, told_by, truth_targets
 
 REFRESH_STEPS = 50
-WITH_PATCHES = (Modality.IMAGE, Modality.VIDEO, Modality.DEPTH, Modality.NORMAL)
+WITH_CELLS = (Modality.IMAGE, Modality.VIDEO, Modality.DEPTH, Modality.NORMAL, Modality.POINT)
 NO_COLOUR = 0.15                # share of depth and normal batches without a colour camera
 
 
@@ -78,20 +81,23 @@ def pack_segments(rows: list[list[Segment]], pad: int, multiple: int = 16) -> Pa
 
 @dataclass
 class Batch:
-    """One batch; ``inputs`` are the tensors that the modality tokenizers take."""
+    """One batch; ``inputs`` are the tensors that the modality tokenizers take.
+
+    ``slots`` are the targets of ``slots.slot_targets``, stacked; ``cells`` those of the dense
+    heads.
+    """
 
     modalities: tuple[Modality, ...]
     inputs: dict[Modality, Tensor]
     targets: dict[str, Tensor]
     text: Packed | None = None
-    scene_ids: list[list[int]] | None = None
-    dense: Tensor | None = None
-    distance: Tensor | None = None
+    slots: dict[Modality, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    cells: Cells | None = None
 
     @property
     def worlds(self) -> int:
         """Number of worlds (or told scenes) in the batch."""
-        return len(self.scene_ids or next(iter(self.inputs.values())))
+        return len(next(iter(self.slots.values()))[0])
 
 
 def _jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -104,15 +110,18 @@ def _jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def model_input(shards: Shards, worlds: list[int], modality: Modality, config: ModelConfig,
-                rng: np.random.Generator | None = None) -> Tensor:
+                rng: np.random.Generator | None = None, mirrored: bool = False) -> Tensor:
     """Return the tokenizer input of one modality for some worlds.
 
     :param rng: varies pictures as cameras do; None: as rendered (evaluation).
+    :param mirrored: exchange left and right.
     """
     def picture(array: np.ndarray) -> Tensor:
-        return normalise(torch.from_numpy(array).movedim(-1, -3) / 255)
+        return normalise(torch.from_numpy(np.ascontiguousarray(array)).movedim(-1, -3) / 255)
 
     raw = shards.rows(worlds, modality.value)
+    if mirrored:
+        raw = mirror_signal(raw, modality.value)
     if modality is Modality.IMAGE:
         return picture(_jitter(raw, rng) if rng is not None else raw)
     if modality is Modality.VIDEO:
@@ -122,7 +131,7 @@ def model_input(shards: Shards, worlds: list[int], modality: Modality, config: M
     if modality in (Modality.DEPTH, Modality.NORMAL):
         if rng is not None and rng.random() < NO_COLOUR:
             return tensor[:, None]                                    # [B, 1, 3, S, S]
-        colour = model_input(shards, worlds, Modality.IMAGE, config, rng)
+        colour = model_input(shards, worlds, Modality.IMAGE, config, rng, mirrored)
         return torch.stack([colour, tensor], 1)                       # [B, 2, 3, S, S]
     if modality is Modality.IMU:
         tensor = tensor.transpose(1, 2)                               # [B, 6, n]
@@ -134,14 +143,14 @@ class Batches(Dataset[Batch]):
     """All batches of a stage.
 
     :param folder: where the shards are; :param seed: varies order and wordings.
-    :param held_out: use wordings that training never sees (evaluation).
+    :param as_rendered: do not vary signals (evaluation); the wordings are those of training.
     """
 
     def __init__(self, folder: str, stage: Stage, config: ModelConfig, text: Text, *,
-                 seed: int = 0, held_out: bool = False):
+                 seed: int = 0, as_rendered: bool = False):
         self.shards = Shards(Path(folder))
         self.stage, self.config, self.text = stage, config, text
-        self.seed, self.held_out = seed, held_out
+        self.seed, self.as_rendered = seed, as_rendered
         weights = np.array([w for _, w in stage.sets], float)
         self.weights = weights / weights.sum()
         self._built = 0
@@ -172,13 +181,12 @@ class Batches(Dataset[Batch]):
 
     def build_language(self, count: int, present: tuple[Modality, ...],
                        rng: np.random.Generator) -> Batch:
-        """Build a batch of scenes told in words, without rendering anything."""
-        size = int(rng.integers(1, len(present) + 1))
-        seen = frozenset(present[int(i)] for i in rng.permutation(len(present))[:size])
+        """Build a batch of scenes that are told by their slots, without rendering anything."""
+        ordered = tuple(m for m in PROMPT_ORDER if m in present)
+        seen = frozenset(ordered)
         truths = [language.random_truth(rng) for _ in range(count)]
         return Batch(
-            (), {}, {}, scene_ids=[self.text.encode(language.scene_text(t, seen, rng))
-                                   for t in truths],
+            ordered, {}, {}, slots=self._slots(truths, ordered),
             text=pack_segments([self._segments(t, seen, rng) for t in truths], self.text.pad))
 
     def build(self, worlds: list[int], present: tuple[Modality, ...],
@@ -187,31 +195,49 @@ class Batches(Dataset[Batch]):
         truths = [self.shards.truth(w) for w in worlds]
         ordered = tuple(m for m in PROMPT_ORDER if m in present)
         seen = frozenset(ordered)
+        mirrored = not self.as_rendered and seen <= MIRRORED and rng.random() < 0.5
+        if mirrored:
+            truths = [mirror_truth(t) for t in truths]
         targets = [told_by(truth_targets(t), seen) for t in truths]
         batch = Batch(ordered, {}, {
             t.name: torch.from_numpy(np.stack([row[t.name] for row in targets])) for t in TARGETS})
-        augment = None if self.held_out else rng
-        batch.inputs = {m: model_input(self.shards, worlds, m, self.config, augment)
+        batch.slots = self._slots(truths, ordered)
+        batch.inputs = {m: model_input(self.shards, worlds, m, self.config,
+                                       None if self.as_rendered else rng, mirrored)
                         for m in ordered}
-        if len(ordered) == 1 and ordered[0] in WITH_PATCHES:
-            batch.dense = torch.from_numpy(self.shards.rows(worlds, 'dense'))
-            batch.distance = torch.from_numpy(
-                self.shards.rows(worlds, 'distance').astype(np.float32))
+        if self.stage.dense and ordered[0] in WITH_CELLS:
+            batch.cells = self._cells(worlds, truths, mirrored)
         if self.stage.kind in ('encoder', 'project'):
             return batch
         batch.text = pack_segments([self._segments(t, seen, rng) for t in truths],
                                    self.text.pad)
         return batch
 
+    def _cells(self, worlds: list[int], truths: list[Truth], mirrored: bool) -> Cells:
+        dense, distance = self.shards.rows(worlds, 'dense'), self.shards.rows(worlds, 'distance')
+        if mirrored:
+            dense, distance = mirror_signal(dense, 'dense'), mirror_signal(distance, 'distance')
+        owner = np.stack([cell_owners(d, t) for d, t in zip(dense, truths, strict=True)])
+        return Cells(torch.from_numpy(np.ascontiguousarray(dense)),
+                     torch.from_numpy(distance.astype(np.float32)), torch.from_numpy(owner))
+
+    def _slots(self, truths: list[Truth], ordered: tuple[Modality, ...]
+               ) -> dict[Modality, tuple[Tensor, Tensor]]:
+        count = self.config.upm.modality_tokens
+        out = {}
+        for modality in ordered:
+            slots, scenes = zip(*(slot_targets(t, modality, count) for t in truths), strict=True)
+            out[modality] = (torch.from_numpy(np.stack(slots)), torch.from_numpy(np.stack(scenes)))
+        return out
+
     def _segments(self, truth: Truth, present: frozenset[Modality],
                   rng: np.random.Generator) -> list[Segment]:
         count, ordered = self.stage.questions, [m for m in PROMPT_ORDER if m in present]
         asked = [q for m in ordered
-                 for q in language.questions(truth, m, rng, max(2, -(-count // len(ordered))),
-                                             held_out=self.held_out)]
+                 for q in language.questions(truth, m, rng, max(2, -(-count // len(ordered))))]
         asked = [asked[int(i)] for i in rng.permutation(len(asked))[:count]]
         if rng.random() < self.stage.unknowns:
-            asked += language.unknown_questions(truth, present, rng, 1, held_out=self.held_out)
+            asked += language.unknown_questions(truth, present, rng, 1)
         rows = [self._segment(q.question, q.answer, q.type) for q in asked]
         if rows and rng.random() >= self.stage.captions:
             return rows

@@ -1,26 +1,82 @@
 """Heads that exist only while a small model is trained.
 
-``DenseHead`` reads what each patch shows from the encoder's tokens, ``FactsHead`` reads the facts
-of ``targets.py`` from pooled encoder tokens or from the modality tokens that the LLM will get.
-Shipped weights hold neither. Owns the heads and their losses.
+``DenseHead`` reads from the encoder's tokens what each patch shows, ``CloudHead`` what each group
+of a cloud belongs to, ``FactsHead`` the facts of ``targets.py``, pooled over all tokens. Shipped
+weights hold none of them. Owns the heads and their losses.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
+from onellm_ros.simulation.motion import Pose
+from onellm_ros.simulation.render import Camera
 from onellm_ros.simulation.truth import COLOURS, KINDS
 from onellm_ros.training.shards import FIRST_KIND, GRID
 from onellm_ros.training.shards import IGNORE as DENSE_IGNORE
-from onellm_ros.training.targets import IGNORE, TARGETS
+from onellm_ros.training.targets import IGNORE, OWNER, TARGETS
 
 ROOM_WEIGHT = 0.25              # of floor and walls, which fill most cells
+OWNER_WEIGHT = 2.0              # of the bearing and the size of a cell's object
+CELL_KINDS = FIRST_KIND + len(KINDS)
+CELL_OUTPUTS = CELL_KINDS + len(COLOURS) + 1 + OWNER
+SAME_PLACE_M = 0.25             # a group of points this close to a cell's surface belongs to it
+
+
+@dataclass
+class Cells:
+    """What the cells of a picture show (see ``shards.dense_labels``).
+
+    :param dense: uint8 [B, GRID, GRID, 2]. :param distance: float32 [B, GRID, GRID] metres, NaN
+        unknown. :param owner: float32 [B, GRID, GRID, OWNER] as ``targets.cell_owners`` gives it,
+        NaN unknown.
+    """
+
+    dense: Tensor
+    distance: Tensor
+    owner: Tensor
+
+    def to(self, device: torch.device) -> Cells:
+        """Return the same on a device."""
+        return Cells(self.dense.to(device), self.distance.to(device), self.owner.to(device))
+
+
+def cell_loss(out: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+    """Return the loss and the share of object cells whose kind is right (NaN without objects).
+
+    :param out: [..., CELL_OUTPUTS] predictions; the labels have the same leading shape.
+    """
+    out = out.float()
+    kind, colour = cells.dense[..., 0].long().flatten(), cells.dense[..., 1].long().flatten()
+    logits = out[..., :CELL_KINDS].flatten(0, -2)
+    weight = torch.ones(CELL_KINDS, device=logits.device)
+    weight[:FIRST_KIND] = ROOM_WEIGHT
+    colours = out[..., CELL_KINDS:CELL_KINDS + len(COLOURS)].flatten(0, -2)
+    loss = out.new_zeros(())
+    if bool((kind != DENSE_IGNORE).any()):
+        loss = loss + F.cross_entropy(logits, kind, weight, ignore_index=DENSE_IGNORE)
+    if bool((colour != DENSE_IGNORE).any()):
+        loss = loss + 0.5 * F.cross_entropy(colours, colour, ignore_index=DENSE_IGNORE)
+    wanted = torch.cat([torch.log1p(cells.distance.float())[..., None], cells.owner.float()], -1)
+    for column, share in enumerate((1.0, *[OWNER_WEIGHT] * OWNER), -1 - OWNER):
+        measured = torch.isfinite(wanted[..., column])
+        error = (out[..., column] - wanted[..., column])[measured]
+        if len(error):
+            loss = loss + share * F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1)
+    objects = (kind != DENSE_IGNORE) & (kind >= FIRST_KIND)
+    return loss, (logits.argmax(-1) == kind)[objects].float().mean()
 
 
 class DenseHead(nn.Module):
-    """Kind, colour and distance of the cells below each patch.
+    """What the cells below each patch show: kind, colour, distance, and whose part they are.
+
+    The bearing and the size of the whole object that a cell belongs to make patches look beyond
+    themselves and tell where they are.
 
     :param width: encoder width; :param patches: patches a side of the picture (divides GRID).
     """
@@ -32,36 +88,64 @@ class DenseHead(nn.Module):
                              'choose image_size / patch_size among 1, 2, 4, 8, 16')
         self.cells = GRID // patches
         self.patches = patches
-        self.kinds = FIRST_KIND + len(KINDS)
-        self.out = nn.Linear(width, self.cells ** 2 * (self.kinds + len(COLOURS) + 1))
+        self.out = nn.Linear(width, self.cells ** 2 * CELL_OUTPUTS)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return [B, GRID, GRID, kinds + colours + 1] from patch tokens [B, patches^2, D]."""
+        """Return [B, GRID, GRID, CELL_OUTPUTS] from patch tokens [B, patches^2, D]."""
         p, c = self.patches, self.cells
-        out = self.out(tokens).view(-1, p, p, c, c, self.kinds + len(COLOURS) + 1)
+        out = self.out(tokens).view(-1, p, p, c, c, CELL_OUTPUTS)
         return out.permute(0, 1, 3, 2, 4, 5).reshape(-1, p * c, p * c, out.shape[-1])
 
-    def loss(self, tokens: Tensor, dense: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss and the share of cells whose kind is right.
+    def loss(self, tokens: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+        """Return the loss and the share of object cells whose kind is right."""
+        return cell_loss(self(tokens), cells)
 
-        :param dense: uint8 [B, GRID, GRID, 2].
-        :param distance: [B, GRID, GRID] metres, NaN unknown.
+
+class CloudHead(nn.Module):
+    """What each group of a cloud shows: the same as the cell of the picture that it lies on.
+
+    :param width: encoder width.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.out = nn.Linear(width, CELL_OUTPUTS)
+
+    def loss(self, tokens: Tensor, centres: Tensor, cells: Cells, camera: Camera
+             ) -> tuple[Tensor, Tensor]:
+        """Return the loss and the share of groups on objects whose kind is right.
+
+        :param tokens: [B, C, D]; :param centres: [B, C, 3] metres in the robot's frame.
+        :param camera: took the picture of the cells (as the robot stands).
         """
-        out = self(tokens).float()
-        kind, colour = dense[..., 0].long(), dense[..., 1].long()
-        logits = out[..., :self.kinds].flatten(0, 2)
-        known = kind.flatten() != DENSE_IGNORE
-        weight = torch.ones(self.kinds, device=logits.device)
-        weight[:FIRST_KIND] = ROOM_WEIGHT
-        loss = F.cross_entropy(logits, kind.flatten(), weight, ignore_index=DENSE_IGNORE)
-        loss = loss + 0.5 * F.cross_entropy(
-            out[..., self.kinds:-1].flatten(0, 2), colour.flatten(), ignore_index=DENSE_IGNORE)
-        measured = torch.isfinite(distance)
-        error = (out[..., -1] - torch.log1p(torch.nan_to_num(distance.float())))[measured]
-        loss = loss + F.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1)
-        objects = known & (kind.flatten() >= FIRST_KIND)
-        right = (logits.argmax(-1) == kind.flatten())[objects].float().mean()
-        return loss, right
+        there = cell_positions(cells.distance, camera)
+        far, nearest = torch.cdist(centres.float(), there.nan_to_num(1e6)).min(-1)
+        lost = (far > SAME_PLACE_M)[..., None]
+
+        def at(labels: Tensor, nothing: float) -> Tensor:
+            rows = labels.flatten(1, 2).flatten(2) if labels.ndim > 3 else labels.flatten(1)[
+                ..., None]
+            picked = rows.gather(1, nearest[..., None].expand(-1, -1, rows.shape[-1]))
+            return picked.masked_fill(lost, nothing)
+
+        return cell_loss(self.out(tokens), Cells(
+            at(cells.dense, DENSE_IGNORE), at(cells.distance, torch.nan)[..., 0],
+            at(cells.owner, torch.nan)))
+
+
+def cell_positions(distance: Tensor, camera: Camera) -> Tensor:
+    """Return where the surfaces behind the cells of a picture lie.
+
+    :param distance: [B, GRID, GRID] metres along the optical axis, NaN unknown.
+    :returns: [B, GRID^2, 3] metres in the robot's frame (x ahead, y left, z up), NaN unknown.
+    """
+    fx, fy, cx, cy = camera.intrinsics
+    at, axes = camera.placed(Pose(0.0, 0.0))
+    middle = (np.arange(GRID) + 0.5) / GRID
+    u, v = np.meshgrid((middle * camera.width - cx) / fx, (middle * camera.height - cy) / fy)
+    rays = np.stack([u, v, np.ones_like(u)], -1).reshape(-1, 3) @ axes.T
+    return (distance.float().flatten(1)[..., None] * distance.new_tensor(rays, dtype=torch.float32)
+            + distance.new_tensor(at, dtype=torch.float32))
 
 
 class FactsHead(nn.Module):

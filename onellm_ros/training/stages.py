@@ -1,10 +1,11 @@
 """The stages of training as data: which modalities, which parts learn, for how long.
 
-A stage of kind ``encoder`` predicts the dense labels and facts from the encoder's tokens;
-``language`` trains the LLM on text alone (the scene given as words); ``project`` predicts the
-facts from the modality tokens; ``align`` trains on questions and captions about one set of
-modalities a batch. The paper starts from CLIP and Llama 2 and so has only the last kind; at nano's
-size nothing pretrained exists, so encoder and LLM come first.
+A stage of kind ``encoder`` predicts dense labels and facts from the encoder's tokens; ``language``
+trains the LLM on questions and captions about scenes that are told by their slots (``slots.py``)
+in place of modality tokens; ``project`` has the UPM make such modality tokens from signals;
+``align`` trains on questions and captions about signals. A batch has one set of modalities. The
+paper starts from CLIP and Llama 2 and so has only the last kind; at nano's size nothing pretrained
+exists, so encoder and LLM come first.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class Stage:
     :param unknowns: share of the worlds that are asked one thing more that nobody can tell.
     :param captions: share of the worlds that are described, too.
     :param learning_rate: peak, after ``warmup`` steps; cosine down to a twentieth of it.
-    :param facts: weight of the facts heads' loss beside the loss on answers.
-    :param dense: weight of the dense heads' loss beside the others.
+    :param facts: weight of the loss on facts (encoder) or slots (project, align).
+    :param dense: weight of the dense head's loss (encoder).
     :param fresh_upm: begin by fitting the UPM's ends to encoder features and word embeddings.
     """
 
@@ -62,22 +63,24 @@ class Stage:
                              'tokenizers, encoder, upm, llm')
 
 
+# What align asks about, and what the LLM is told of before: each alone, and sets of a robot.
+_ASKED = (((IMG,), 4), ((DEP,), 1.5), ((PTS,), 1.5), ((AUD,), 1), ((IMU,), 1), ((VID,), 1),
+          ((NRM,), 0.7), ((FMR,), 0.7), ((IMG, IMU), 0.5), ((PTS, IMU), 0.3), ((IMG, AUD), 0.3),
+          ((IMG, DEP, AUD, IMU), 1.0), ((IMG, DEP, PTS, AUD, IMU), 0.5),
+          ((IMG, VID, DEP, NRM, PTS, AUD, IMU, FMR), 1.0))
+
 NANO_RECIPE = (
-    Stage('language', 'language', (((IMG, DEP, VID, AUD, IMU, PTS, NRM, FMR), 1),), ('llm',),
-          steps=800, batch=32, questions=4, learning_rate=1.5e-3),
+    Stage('language', 'language', _ASKED, ('llm',), steps=5000, batch=32, questions=5,
+          learning_rate=1e-3),
     Stage('encoder', 'encoder',
-          (((IMG,), 6), ((DEP,), 2), ((NRM,), 1), ((VID,), 0.7), ((PTS,), 2), ((AUD,), 1),
-           ((IMU,), 0.3), ((FMR,), 0.3)),
-          ('tokenizers', 'encoder'), steps=2400, batch=64),
+          (((IMG,), 6), ((DEP,), 2), ((NRM,), 1), ((VID,), 1), ((PTS,), 2), ((AUD,), 0.7),
+           ((IMU,), 0.2), ((FMR,), 0.2)),
+          ('tokenizers', 'encoder'), steps=7000, batch=64, dense=1.0),
     Stage('project', 'project',
-          (((IMG,), 4), ((DEP,), 2), ((PTS,), 2), ((AUD,), 1.5), ((IMU,), 1.5), ((VID,), 1),
+          (((IMG,), 4), ((DEP,), 2), ((PTS,), 2), ((AUD,), 1), ((IMU,), 1), ((VID,), 1.5),
            ((NRM,), 1), ((FMR,), 1)),
-          ('upm',), steps=1500, batch=32, warmup=50, facts=1.0, fresh_upm=True),
-    Stage('align', 'align',
-          (((IMG,), 4), ((DEP,), 1.5), ((PTS,), 1.5), ((AUD,), 1), ((IMU,), 1), ((VID,), 0.7),
-           ((NRM,), 0.7), ((FMR,), 0.7), ((IMG, IMU), 0.5), ((PTS, IMU), 0.3), ((IMG, AUD), 0.3),
-           ((IMG, DEP, AUD, IMU), 1.0), ((IMG, DEP, PTS, AUD, IMU), 0.5),
-           ((IMG, VID, DEP, NRM, PTS, AUD, IMU, FMR), 1.0)),
-          ('upm', 'llm'), steps=2400, batch=16, questions=4, learning_rate=8e-4, warmup=50))
+          ('upm',), steps=3000, batch=32, warmup=50, facts=1.0, fresh_upm=True),
+    Stage('align', 'align', _ASKED, ('upm', 'llm'), steps=3000, batch=16, questions=4,
+          learning_rate=6e-4, warmup=50))
 
 RECIPES: dict[str, tuple[Stage, ...]] = {'nano': NANO_RECIPE}

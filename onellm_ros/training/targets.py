@@ -7,7 +7,9 @@ targets and which modality can tell which; no networks, no text.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+import math
 
 import numpy as np
 
@@ -22,9 +24,11 @@ from onellm_ros.simulation.truth import (
     SOUNDS,
     Truth,
 )
+from onellm_ros.training.shards import FIRST_KIND
 
 IGNORE = -100
 BINS_M = 7                      # metre bins 0 .. 6, farther counts as 6
+OWNER = 2                       # what a cell should tell of its whole object: bearing, size
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,22 @@ def truth_targets(truth: Truth) -> dict[str, np.ndarray]:
         out['mover'][0] = 1 + KINDS.index(moving[0].kind)
     out['motion'][0] = MOTIONS.index(truth.motion)
     out['sound'][0] = SOUNDS.index(truth.sound)
+    return out
+
+
+def cell_owners(dense: np.ndarray, truth: Truth) -> np.ndarray:
+    """Return bearing (rad) and size (a fifth of its logarithm) of the object behind each cell.
+
+    :param dense: uint8 [G, G, 2], kind (see ``shards.dense_labels``) and colour of each cell.
+    :returns: float32 [G, G, OWNER]; NaN without an object and where two look alike.
+    """
+    out = np.full((*dense.shape[:2], OWNER), np.nan, np.float32)
+    looks = Counter((s.kind, s.colour) for s in truth.seen)
+    for thing in truth.seen:
+        if looks[thing.kind, thing.colour] == 1:
+            mask = (dense[..., 0] == FIRST_KIND + KINDS.index(thing.kind)) & (
+                dense[..., 1] == list(COLOURS).index(thing.colour))
+            out[mask] = thing.bearing_rad, math.log(thing.pixels) / 5
     return out
 
 

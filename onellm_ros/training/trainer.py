@@ -25,12 +25,17 @@ from tqdm import tqdm
 from onellm_ros.config import ModelConfig
 from onellm_ros.modality import Modality
 from onellm_ros.model.onellm import OneLLM
+from onellm_ros.model.points import farthest_points
 from onellm_ros.model.text import Text
+from onellm_ros.preprocess.points import METRIC_SCALE_M
+from onellm_ros.simulation.render import Camera
 from onellm_ros.training.data import Batch, Batches, Packed, model_input
-from onellm_ros.training.heads import DenseHead, FactsHead, pooled
+from onellm_ros.training.heads import CloudHead, DenseHead, FactsHead, pooled
+from onellm_ros.training.slots import SceneEmbedding, SlotHead
 from onellm_ros.training.stages import Stage
 
-EVAL_BATCHES = 8
+EVAL_BATCHES = 16
+BLUR = 0.4                      # how unsure told scenes are while the LLM learns from them
 ALL_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
@@ -39,14 +44,19 @@ class TrainingError(RuntimeError):
 
 
 class Heads(nn.Module):
-    """All heads that training throws away."""
+    """All heads that training throws away.
 
-    def __init__(self, config: ModelConfig):
+    :param scale: root mean square of the LLM's word embeddings.
+    """
+
+    def __init__(self, config: ModelConfig, scale: float):
         super().__init__()
-        encoder = config.encoder
+        encoder, slots = config.encoder, config.upm.modality_tokens
         self.dense = DenseHead(encoder.width, encoder.image_size // encoder.patch_size)
         self.pooled = nn.ModuleDict({m.value: FactsHead(2 * encoder.width) for m in Modality})
-        self.tokens = FactsHead(config.upm.modality_tokens * config.llm.dim)
+        self.slots = SlotHead(config.llm.dim)
+        self.scene = SceneEmbedding(config.llm.dim, slots, scale)
+        self.cloud = CloudHead(encoder.width)
 
 
 def block_mask(prefix: int, segments: Tensor) -> Tensor:
@@ -99,11 +109,13 @@ class Trainer:
         self.out, self.data, self.held_out = Path(out), Path(data), Path(held_out)
         self.device, self.workers, self.seed = torch.device(device), workers, seed
         torch.manual_seed(seed)
-        self.heads = Heads(model.config).to(device)
+        state = self.out / 'state.pt'
+        # (a restored run brings its own)
+        scale = 1.0 if state.exists() else self.model.match_llm_scale()
+        self.heads = Heads(model.config, scale).to(device)
         self.out.mkdir(parents=True, exist_ok=True)
         self.stage_index, self.step = 0, 0
         self._optimizer_state: dict[str, Any] | None = None
-        state = self.out / 'state.pt'
         if state.exists():
             self._restore(torch.load(state, map_location=device, weights_only=True))
 
@@ -185,8 +197,7 @@ class Trainer:
 
     @torch.no_grad()
     def _start_upm(self, stage: Stage) -> None:
-        """Fit a fresh UPM to what stands before and behind it: features and word embeddings."""
-        self.model.match_llm_scale()
+        """Fit the input projections of a fresh UPM to the encoder's features."""
         batches = Batches(str(self.data), stage, self.config, self.text, seed=self.seed)
         rng = torch.Generator().manual_seed(self.seed)
         worlds = torch.randint(len(batches.shards), (64,), generator=rng).tolist()
@@ -216,71 +227,63 @@ class Trainer:
         backends = [SDPBackend.MATH] if self.device.type == 'cpu' else ALL_ATTENTION
         with torch.autocast(self.device.type, torch.bfloat16), sdpa_kernel(backends):
             if stage.kind == 'encoder':
-                return self._encoder_losses(batch)
+                return self._encoder_losses(stage, batch)
             if stage.kind == 'language':
-                return self._language_losses(batch)
-            if stage.kind == 'project':
-                return self._project_losses(stage, batch)
-            return self._answer_losses(stage, batch)
+                tokens = {m: self.heads.scene(*batch.slots[m], blur=BLUR * self.model.training)
+                          for m in batch.modalities}
+                return self._text_losses(tokens, batch)
+            tokens, loss, metrics = self._token_losses(stage, batch)
+            if stage.kind == 'align':
+                answers, more = self._text_losses(tokens, batch)
+                loss = answers + stage.facts * loss
+                metrics.update(more)
+            return loss, {**metrics, 'loss': float(loss.detach())}
 
-    def _encoder_losses(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def _encoder_losses(self, stage: Stage, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         modality = batch.modalities[0]
         features = self.model.features(modality, batch.inputs[modality])
         loss, accuracy = self.heads.pooled[modality.value].loss(pooled(features), batch.targets)
         metrics = {f'{modality.value}/{k}': float(v) for k, v in accuracy.items()}
-        if batch.dense is not None:
-            dense, metrics[f'{modality.value}/patch'] = self._dense_loss(batch, features)
-            loss = 0.3 * loss + dense
+        if batch.cells is not None:
+            if modality is Modality.POINT:
+                dense, right = self.heads.cloud.loss(
+                    features[:, 1:], self._centres(batch.inputs[modality]), batch.cells, Camera())
+            else:
+                dense, right = self.heads.dense.loss(features[:, 1:], batch.cells)
+            if not torch.isnan(right):
+                metrics[f'{modality.value}/patch'] = float(right)
+            loss = stage.facts * loss + stage.dense * dense
         return loss, {'loss': float(loss.detach()), **metrics}
 
-    def _project_losses(self, stage: Stage, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        modality = batch.modalities[0]
-        features = self.model.features(modality, batch.inputs[modality])
-        tokens, _ = self.model.project(modality, features)
-        loss, accuracy = self.heads.tokens.loss(tokens.flatten(1), batch.targets)
-        loss = stage.facts * loss
-        metrics = {f'{modality.value}/{k}': float(v) for k, v in accuracy.items()}
-        if batch.dense is not None:
-            dense, metrics[f'{modality.value}/patch'] = self._dense_loss(batch, features)
-            loss = loss + stage.dense * dense
-        return loss, {**metrics, 'loss': float(loss.detach())}
+    def _centres(self, cloud: Tensor) -> Tensor:
+        """Return the centres [B, C, 3], metres, of the groups that the tokenizer makes."""
+        channel = self.config.tokenizer.point_grouping_channel
+        chosen = farthest_points(cloud[..., channel:channel + 3].contiguous(),
+                                 self.config.tokenizer.point_centres)
+        return METRIC_SCALE_M * cloud[..., :3].gather(1, chosen[..., None].expand(-1, -1, 3))
 
-    def _dense_loss(self, batch: Batch, features: Tensor) -> tuple[Tensor, float]:
-        assert batch.dense is not None and batch.distance is not None
-        loss, right = self.heads.dense.loss(features[:, 1:], batch.dense, batch.distance)
-        return loss, float(right)
-
-    def _language_losses(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        assert batch.scene_ids is not None and batch.text is not None
-        length = max(len(ids) for ids in batch.scene_ids) + 1
-        # Shorter scenes are padded in front: what is padded is seen, and learned to mean nothing.
-        scene = torch.full((len(batch.scene_ids), length), self.text.pad)
-        for row, ids in enumerate(batch.scene_ids):
-            scene[row, length - len(ids) - 1:] = torch.tensor([self.text.bos, *ids])
-        return self._text_losses(self.model.llm.embed(scene.to(self.device)), batch.text)
-
-    def _answer_losses(self, stage: Stage, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        assert batch.text is not None
-        single = len(batch.modalities) == 1
+    def _token_losses(self, stage: Stage, batch: Batch
+                      ) -> tuple[dict[Modality, Tensor], Tensor, dict[str, float]]:
+        """Return the modality tokens and how well they say what the slots should hold."""
         through_encoder = bool({'encoder', 'tokenizers'} & set(stage.trains))
         features: dict[Modality, Tensor] = {}
-        tokens = {}
-        besides = torch.zeros((), device=self.device)
+        tokens: dict[Modality, Tensor] = {}
+        loss = torch.zeros((), device=self.device)
         metrics: dict[str, float] = {}
         for modality in batch.modalities:
             with torch.set_grad_enabled(through_encoder and torch.is_grad_enabled()):
                 features[modality] = self._features(modality, batch, features)
-            tokens[modality], _ = self.model.project(modality, features[modality])
-            if stage.facts and single:
-                facts, accuracy = self.heads.tokens.loss(tokens[modality].flatten(1),
-                                                         batch.targets)
-                metrics = {f'{modality.value}/{k}': float(v) for k, v in accuracy.items()}
-                besides = stage.facts * facts
-        prefix = self.model.prefix_embeds(tokens, self.text.bos)
-        loss, more = self._text_losses(prefix, batch.text)
-        if single:
-            metrics.update({f'{batch.modalities[0].value}:{k}': v for k, v in more.items()})
-        return loss + besides, {**metrics, 'loss': float(loss.detach()), 'exact': more['exact']}
+            made, _ = self.model.project(modality, features[modality])
+            tokens[modality] = made
+            slots, right = self.heads.slots.loss(made, *batch.slots[modality])
+            metrics.update({f'{modality.value}/{k}': v for k, v in right.items()})
+            loss = loss + slots / len(batch.modalities)
+            if stage.kind == 'project':
+                # The tokens that the LLM was trained on: an unsure UPM nears their mean.
+                with torch.no_grad():
+                    told = self.heads.scene(*batch.slots[modality])
+                loss = loss + F.mse_loss(made.float(), told.float()) / told.float().var()
+        return tokens, loss, metrics
 
     def _features(self, modality: Modality, batch: Batch, done: dict[Modality, Tensor]) -> Tensor:
         """Return encoder features; the colour picture beside depth and normals is encoded once."""
@@ -290,7 +293,11 @@ class Trainer:
             return (done[Modality.IMAGE] + self.model.features(modality, x[:, 1:])) / 2
         return self.model.features(modality, x)
 
-    def _text_losses(self, prefix: Tensor, text: Packed) -> tuple[Tensor, dict[str, float]]:
+    def _text_losses(self, tokens: dict[Modality, Tensor], batch: Batch
+                     ) -> tuple[Tensor, dict[str, float]]:
+        text = batch.text
+        assert text is not None
+        prefix = self.model.prefix_embeds(tokens, self.text.bos)
         length = prefix.shape[1]
         embeds = torch.cat([prefix, self.model.llm.embed(text.ids).to(prefix.dtype)], 1)
         positions = torch.cat([
@@ -301,8 +308,10 @@ class Trainer:
         loss, outcome = answer_loss(self.model.llm.logits(hidden[text.labels != -100]), text)
         metrics = {k: sum(v) / len(v) for k, v in outcome.items()}
         questions = [x for k, v in outcome.items() if k != 'caption' for x in v]
-        return loss, {'loss': float(loss.detach()), **metrics,
-                      'exact': sum(questions) / max(len(questions), 1)}
+        metrics['exact'] = sum(questions) / max(len(questions), 1)
+        name = batch.modalities[0].value if len(batch.modalities) == 1 else 'several'
+        return loss, {'loss': float(loss.detach()),
+                      **{f'{name}:{k}': v for k, v in metrics.items()}}
 
     @torch.no_grad()
     def evaluate(self, stage: Stage) -> dict[str, float]:
@@ -312,7 +321,7 @@ class Trainer:
         for present, _ in stage.sets:
             only = replace(stage, sets=((present, 1.0),), steps=EVAL_BATCHES)
             data = Batches(str(self.held_out), only, self.config, self.text, seed=1,
-                           held_out=False)
+                           as_rendered=True)
             for step in range(max(1, EVAL_BATCHES // len(stage.sets))):
                 for key, value in self.losses(stage, data[step])[1].items():
                     sums.setdefault(key, []).append(value)
@@ -341,5 +350,5 @@ def move(batch: Batch, device: torch.device) -> Batch:
     return replace(
         batch, inputs={m: x.to(device) for m, x in batch.inputs.items()}, text=text,
         targets={k: v.to(device) for k, v in batch.targets.items()},
-        dense=None if batch.dense is None else batch.dense.to(device),
-        distance=None if batch.distance is None else batch.distance.to(device))
+        slots={m: (a.to(device), b.to(device)) for m, (a, b) in batch.slots.items()},
+        cells=batch.cells and batch.cells.to(device))
