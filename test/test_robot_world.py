@@ -13,6 +13,9 @@ import pytest
 pytest.importorskip('numba', reason='the simulator needs numba')
 
 from onellm_ros.evaluation import command, robot_world  # noqa: E402
+from onellm_ros.evaluation.calibration import calibration  # noqa: E402
+from onellm_ros.evaluation.evidence import Evidence, Reply  # noqa: E402
+from onellm_ros.evaluation.failures import Failures  # noqa: E402
 from onellm_ros.evaluation.guesser import Guesser  # noqa: E402
 from onellm_ros.modality import Modality, Sample  # noqa: E402
 from onellm_ros.simulation import language  # noqa: E402
@@ -142,6 +145,67 @@ def test_wrong_number_of_answers_and_of_worlds(fake_worlds):
         run(silent, worlds=1_000_000)
 
 
+def test_the_matrix_adds_up_and_confidence_is_compared(fake_worlds):
+    def sure(evidence, questions):
+        return [Reply('yes', 0.95) for _ in questions]
+
+    report = run(sure)
+    for modality, row in report['modalities'].items():
+        inside = [r for t, r in report['matrix'][modality].items() if t != 'unknown']
+        assert sum(r['questions'] for r in inside) == row['questions']
+        right = sum(r['accuracy'] * r['questions'] for r in inside)
+        assert right / row['questions'] == pytest.approx(row['accuracy'], abs=1e-3)
+    found = report['calibration']
+    (only,) = found['bins']
+    assert (only['from'], only['confidence']) == (0.9, 0.95)
+    assert only['accuracy'] < 0.6
+    assert found['error'] == pytest.approx(0.95 - only['accuracy'], abs=1e-3)
+    assert run(silent)['calibration'] is None
+    assert calibration([(1.0, True), (0.0, False), (float('nan'), True)])['error'] == 0.0
+    with pytest.raises(ValueError, match='expected 0 to 1'):
+        calibration([(1.5, True)])
+
+
+def test_shuffled_evidence_is_that_of_another_world(monkeypatch):
+    shown = []
+
+    class Numbered(FakeWorld):
+        def __init__(self, seed, held_out=False):
+            super().__init__(seed, held_out)
+            self.seed = seed
+
+        def sample(self):
+            observation = FakeObservation(self._truth)
+            observation.chosen = lambda: {
+                m: [Sample(1, np.full(1, self.seed))] for m in Modality}
+            return observation
+
+    monkeypatch.setattr(robot_world, 'World', Numbered)
+
+    def look(evidence, questions):
+        shown.append(int(next(iter(evidence.chosen.values()))[0].data[0]) % 1000)
+        return [''] * len(questions)
+
+    run(look, worlds=3, modalities=(Modality.IMU,))
+    assert shown == [0, 1, 2]
+    shown.clear()
+    assert run(look, worlds=3, modalities=(Modality.IMU,), shuffled=True)['shuffled'] is True
+    assert shown == [1, 2, 0]
+
+
+def test_failures_are_drawn_a_few_of_each_kind(tmp_path):
+    failures = Failures(tmp_path / 'wrong')
+    chosen = {Modality.IMU: [Sample(0, np.zeros(6)), Sample(1, np.ones(6))]}
+    evidence = Evidence((Modality.IMU,), chosen, 1)
+    question = Question('motion', Modality.IMU, 'What is the robot doing?', 'turning left')
+    failures(evidence, question, 'turning left', True)
+    assert not list(failures.folder.iterdir())
+    for _ in range(4):
+        failures(evidence, question, 'standing still', False)
+    assert sorted(p.name for p in failures.folder.iterdir()) == [
+        'imu-motion-1.png', 'imu-motion-2.png']
+
+
 def test_guesser():
     def asked(text: str, answer: str, kind: str = 'colour') -> Question:
         return Question(kind, Modality.IMAGE, text, answer)
@@ -167,7 +231,7 @@ class FakeEngine:
         return SimpleNamespace()
 
     def ask(self, prefix, question, max_tokens):
-        return SimpleNamespace(text='yes')
+        return SimpleNamespace(text='yes', confidence=0.5)
 
 
 def test_command_writes_json(fake_worlds, monkeypatch, tmp_path, capsys):

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 import json
 import math
 from pathlib import Path
@@ -23,8 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from onellm_ros.evaluation.calibration import calibration
+from onellm_ros.evaluation.evidence import AnswerFn, Evidence, OnAnswer, Reply
+from onellm_ros.evaluation.failures import Failures
 from onellm_ros.evaluation.guesser import Guesser
-from onellm_ros.modality import Modality, Sample, parse_modality
+from onellm_ros.modality import Modality, parse_modality
 from onellm_ros.simulation import language
 from onellm_ros.simulation.language import Question
 from onellm_ros.simulation.truth import Truth
@@ -42,34 +44,16 @@ MAX_TOKENS = 160                # the longest caption, of all modalities, is abo
 _WORLDS_A_SEED = 1_000_000
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What a model may look at for some questions.
-
-    :param blocks: modalities that the prompt holds.
-    :param chosen: samples by modality, as a window hands them on; may hold more than the blocks
-        (the colour picture that goes into the block of depth).
-    :param end_ns: end of the window.
-    """
-
-    blocks: tuple[Modality, ...]
-    chosen: Mapping[Modality, Sequence[Sample]]
-    end_ns: int
-
-
-AnswerFn = Callable[[Evidence, Sequence[str]], Sequence[str]]
-
-
 def engine_answerer(engine: Any) -> AnswerFn:
     """Return the answers of an inference engine; one prefix serves all questions of an evidence.
 
     :param engine: an ``onellm_ros.inference.engine.Engine``.
     """
-    def answer(evidence: Evidence, questions: Sequence[str]) -> list[str]:
+    def answer(evidence: Evidence, questions: Sequence[str]) -> list[Reply | str]:
         tensors = engine.preprocessor.tensors(evidence.chosen, evidence.end_ns)
         prefix = engine.encode({block: tensors[block] for block in evidence.blocks})
-        return [engine.ask(prefix, question, max_tokens=MAX_TOKENS).text
-                for question in questions]
+        answers = [engine.ask(prefix, question, max_tokens=MAX_TOKENS) for question in questions]
+        return [Reply(found.text, found.confidence) for found in answers]
 
     return answer
 
@@ -136,7 +120,8 @@ def held_out_truths(seed: int, worlds: int) -> Iterator[Truth]:
 def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
              modalities: Sequence[Modality] = tuple(Modality), questions_per_world: int = 4,
              caption_worlds: int | None = None, guesser_worlds: int | None = None,
-             held_out_wording: bool = False, progress: bool | None = None) -> dict[str, Any]:
+             held_out_wording: bool = False, shuffled: bool = False,
+             on_answer: OnAnswer | None = None, progress: bool | None = None) -> dict[str, Any]:
     """Ask a model about fresh held-out worlds.
 
     :param answer_fn: given evidence and questions, returns as many answers.
@@ -145,8 +130,11 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
     :param caption_worlds: worlds that are also described (None: a quarter of them, 50 at most).
     :param guesser_worlds: worlds that the guesser learns from (None: GUESSER_WORLDS).
     :param held_out_wording: ask in wordings that training never says.
+    :param shuffled: show the evidence of another world: a model that looks falls to the guesser.
+    :param on_answer: called with evidence, question, answer text and whether it was right.
     :param progress: show a progress bar; None: if stderr is a terminal.
-    :returns: ``modalities`` and ``question_types``: accuracy, guesser and questions each;
+    :returns: ``modalities`` and ``question_types``: accuracy, guesser and questions each, and
+        ``matrix``: both at once; ``calibration`` of the confidences (None without them);
         ``captions``: means by modality; and what was asked of what.
     :raises ValueError: for numbers that are not positive, or too many worlds.
     """
@@ -163,10 +151,16 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
                        disable=hidden))
     guessers = _Guessers(truths, modalities, seed, questions_per_world, held_out_wording)
     by_modality, by_type = _Tally(), _Tally()
+    matrix: dict[str, _Tally] = defaultdict(_Tally)
+    confidences: list[tuple[float, bool]] = []
     captions: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for number in tqdm(range(worlds), 'worlds', disable=hidden):
         observation = World(world_seed(seed, number), held_out=True).sample()
-        chosen, truth, end_ns = observation.chosen(), observation.truth, observation.stamp_ns
+        truth = observation.truth
+        if shuffled:
+            observation = World(world_seed(seed, (number + 1) % max(worlds, 2)),
+                                held_out=True).sample()
+        chosen, end_ns = observation.chosen(), observation.stamp_ns
         for index, modality in enumerate(modalities):
             evidence = Evidence((modality,), {m: chosen[m] for m in EVIDENCE[modality]},
                                 end_ns)
@@ -175,27 +169,38 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
             texts = [question.question for question in asked]
             if number < described:
                 texts.append(language.CAPTION_PROMPTS[0])
-            answers = answer_fn(evidence, texts)
+            answers = [a if isinstance(a, Reply) else Reply(a)
+                       for a in answer_fn(evidence, texts)]
             if len(answers) != len(texts):
                 raise ValueError(f'found {len(answers)} answers to {len(texts)} questions')
             for question, answer in zip(asked, answers[:len(asked)], strict=True):
-                right, guessed = language.is_correct(question, answer), guessers.right(question)
+                right = language.is_correct(question, answer.text)
+                guessed = guessers.right(question)
                 by_type.add(question.type, right, guessed)
+                matrix[modality.value].add(question.type, right, guessed)
+                confidences.append((answer.confidence, right))
+                if on_answer:
+                    on_answer(evidence, question, answer.text, right)
                 if question.type != 'unknown':
                     by_modality.add(modality.value, right, guessed)
             if number < described:
-                _add_scores(captions[modality.value], answers[-1], truth, frozenset((modality,)))
+                _add_scores(captions[modality.value], answers[-1].text, truth,
+                            frozenset((modality,)))
         if number < described and len(modalities) > 1:
             together = Evidence(tuple(modalities), chosen, end_ns)
-            text = answer_fn(together, [language.CAPTION_PROMPTS[0]])[0]
-            _add_scores(captions['together'], text, truth, frozenset(modalities))
+            said = answer_fn(together, [language.CAPTION_PROMPTS[0]])[0]
+            _add_scores(captions['together'], said.text if isinstance(said, Reply) else said,
+                        truth, frozenset(modalities))
     return {
         'modalities': by_modality.table([m.value for m in modalities]),
         'question_types': by_type.table(language.QUESTION_TYPES),
+        'matrix': {name: tally.table(language.QUESTION_TYPES) for name, tally in matrix.items()},
+        'calibration': calibration(confidences),
         'captions': {name: {score: round(float(np.mean(values)), 4)
                             for score, values in scores.items()}
                      for name, scores in captions.items()},
         'seed': seed, 'worlds': worlds, 'held_out_wording': held_out_wording,
+        'shuffled': shuffled,
         'evidence': {m.value: [part.value for part in EVIDENCE[m]] for m in modalities}}
 
 
@@ -212,6 +217,9 @@ def format_report(report: Mapping[str, Any]) -> str:
         lines.append(f'{title.replace("_", " "):16s} accuracy  guesser  questions')
         lines += [f'  {name:14s} {row["accuracy"]:8.3f} {row["guesser"]:8.3f} '
                   f'{row["questions"]:10d}' for name, row in report[title].items()]
+    found = report['calibration']
+    if found:
+        lines.append(f'confidence: expected calibration error {found["error"]:.3f}')
     for name, scores in report['captions'].items():
         told = ', '.join(f'{score} {value:.2f}' for score, value in scores.items())
         lines.append(f'captions {name}: {told}')
@@ -245,6 +253,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='worlds that are also described (default: a quarter, at most 50)')
     parser.add_argument('--held-out-wording', action='store_true',
                         help='ask in wordings that training never says')
+    parser.add_argument('--shuffled', action='store_true',
+                        help='show the evidence of another world than the one asked about: shows '
+                             'how much of an accuracy comes from looking')
+    parser.add_argument('--failures', type=Path, metavar='DIR',
+                        help='draw wrong answers there, a few pictures of each kind')
 
 
 def _prepare(path: Path | None) -> None:
@@ -270,11 +283,13 @@ def run(args: argparse.Namespace) -> int:
         modalities = tuple(parse_modality(name) for name in args.modalities.split(','))
         engine = Engine.load(args.model, device=args.device)
         _prepare(args.json)
+        failures = Failures(args.failures) if args.failures else None
         report = evaluate(
             engine_answerer(engine), seed=args.seed, worlds=args.worlds, modalities=modalities,
             questions_per_world=args.questions, caption_worlds=args.caption_worlds,
-            held_out_wording=args.held_out_wording)
-    except (ValueError, EngineError) as error:
+            held_out_wording=args.held_out_wording, shuffled=args.shuffled,
+            on_answer=failures)
+    except (ValueError, OSError, EngineError) as error:
         print(f'onellm eval robot-world: {error}', file=sys.stderr)
         return 2
     report['model'] = {'name': engine.name, 'weights': engine.weights_hash}
