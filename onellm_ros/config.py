@@ -17,7 +17,8 @@ MAX_TOKENS = 96             # of a text where nobody says; descriptions of nano 
 
 
 # Sizes of which 0 means something; all others are 1 at least.
-_MAY_BE_ZERO = ('hidden', 'kv_heads', 'point_grouping_channel')
+_MAY_BE_ZERO = ('hidden', 'kv_heads', 'point_grouping_channel', 'head_dim', 'sliding_window',
+                'original_positions')
 _MOST = {'layers': 1000, 'experts': 1000}       # more would be built for hours before it fails
 
 
@@ -111,11 +112,45 @@ class UpmConfig:
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """How rotary positions reach beyond the length that a language model was pretrained at.
+
+    :param kind: ``default`` (they do not), ``linear``, ``dynamic``, ``llama3`` or ``yarn``.
+    :param factor: by how much the length grows.
+    :param original_positions: length of pretraining; 0: ``max_positions``.
+    :param low_freq: llama3: turns within that length below which a frequency is divided.
+    :param high_freq: llama3: turns above which it stays as it is.
+    :param beta_fast: yarn: turns above which a frequency stays as it is.
+    :param beta_slow: yarn: turns below which it is divided.
+    :param truncate: yarn: round these limits to whole dimensions.
+    :param attention_factor: yarn: factor of all cosines and sines.
+    """
+
+    kind: str = 'default'
+    factor: float = 1.0
+    original_positions: int = 0
+    low_freq: float = 1.0
+    high_freq: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float = 1.0
+
+
+@dataclass(frozen=True)
 class LlmConfig:
-    """A Llama-family language model.
+    """A Llama-family language model; the defaults are those of Llama 2 7B.
 
     :param hidden: SwiGLU hidden size; 0: 8/3 of ``dim`` rounded up to ``multiple_of``.
     :param kv_heads: heads of keys and values (grouped-query attention); 0: as many as ``heads``.
+    :param head_dim: width of a head; 0: ``dim`` divided by ``heads``.
+    :param qkv_bias: queries, keys and values have a bias (Qwen2).
+    :param out_bias: the output of attention has a bias.
+    :param mlp_bias: the three linear maps of SwiGLU have biases.
+    :param qk_norm: each head's query and key are normalised before they are turned (Qwen3).
+    :param sliding_window: a position sees itself and this many less one before it; 0: all.
+    :param sliding_layers: layers with this window, from 0; empty: every layer.
+    :param no_rope_layers: layers without rotary positions (SmolLM3).
     """
 
     dim: int = 4096
@@ -129,6 +164,25 @@ class LlmConfig:
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0
     tied_embeddings: bool = False
+    head_dim: int = 0
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    rope: RopeScaling = field(default_factory=RopeScaling)
+    sliding_window: int = 0
+    sliding_layers: tuple[int, ...] = ()
+    no_rope_layers: tuple[int, ...] = ()
+
+    @property
+    def head_size(self) -> int:
+        """Width of a head."""
+        return self.head_dim or self.dim // self.heads
+
+    def slides(self, layer: int) -> bool:
+        """Say whether a layer sees only ``sliding_window`` positions."""
+        return self.sliding_window > 0 and (
+            not self.sliding_layers or layer in self.sliding_layers)
 
 
 @dataclass(frozen=True)
@@ -199,6 +253,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str = '') -> T:
             continue
         if hint is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
+        if hint == tuple[int, ...]:
+            value = _whole_numbers(path, value)
         if isinstance(hint, type) and (
                 not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)):
             raise ConfigError(
@@ -207,6 +263,17 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str = '') -> T:
             _check_number(path, key, value)
         out[key] = value
     return cls(**out)
+
+
+def _whole_numbers(path: str, value: Any) -> tuple[int, ...]:
+    """Return a list of numbers from 0 as a tuple.
+
+    :raises ConfigError: naming the key.
+    """
+    if not isinstance(value, (list, tuple)) or not all(
+            isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value):
+        raise ConfigError(f'{path}: expected a list of whole numbers from 0, found {value!r}')
+    return tuple(value)
 
 
 def _check_number(path: str, key: str, value: Any) -> None:

@@ -1,6 +1,8 @@
 """Model directories: the released checkpoint layout and the project's own, both read strictly.
 
-Own layout: ``config.json`` (:class:`ModelConfig`), ``model.safetensors`` and the tokenizer file.
+Own layout: ``config.json`` (:class:`ModelConfig`), ``model.safetensors`` and the tokenizer file;
+where there is a folder ``llm``, it holds the language model in Hugging Face layout (and the
+tokenizer), and the other two files hold the rest.
 Released layout: ``config.json`` or ``params.json`` and ``consolidated.00-of-01.pth``.
 Every tensor of a file is used, known to be unused, or an error that names it.
 """
@@ -10,11 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 import hashlib
 import json
-import os
 from pathlib import Path
 import pickle
 import struct
-from typing import Any
 import zipfile
 
 from safetensors import SafetensorError
@@ -23,33 +23,16 @@ import torch
 from torch import Tensor
 
 from onellm_ros.config import PRESETS, ConfigError, ModelConfig, from_mapping, to_mapping
+from onellm_ros.model.files import CheckpointError, read_json, write_atomically
+from onellm_ros.model.hf_llm import read_hf_config, read_hf_llm, weight_files
 from onellm_ros.model.onellm import OneLLM
-from onellm_ros.model.released import entries, is_unused
+from onellm_ros.model.released import Entry, entries, is_unused
 from onellm_ros.model.released_config import released_config
 from onellm_ros.model.storage import compress, expand
 
+LLM = 'llm'                     # folder of the language model in Hugging Face layout
 _SHOWN = 8
 _FULL = PRESETS['onellm_7b']
-
-
-class CheckpointError(RuntimeError):
-    """A model directory that cannot be loaded; the text names file and tensor."""
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    :raises CheckpointError: if the file is missing or no JSON object.
-    """
-    try:
-        values = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError:
-        raise CheckpointError(f'{path}: file not found') from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f'{path}: not readable as JSON: {error}') from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f'{path}: expected a JSON object, found {type(values).__name__}')
-    return values
 
 
 def consolidated_file(directory: Path) -> Path | None:
@@ -113,24 +96,23 @@ def _assign(model: OneLLM, values: Mapping[str, Tensor], path: Path,
     model.load_state_dict({n: v.to(dtype) for n, v in values.items()}, strict=True, assign=True)
 
 
-def convert_released(found: Mapping[str, Tensor], config: ModelConfig, path: Path
-                     ) -> dict[str, Tensor]:
-    """Bring released tensors under the model's names and layout.
+def check_released(shapes: Mapping[str, tuple[int, ...]], model: OneLLM, path: Path
+                   ) -> list[Entry]:
+    """Return how released tensors and the model's go together, having compared all shapes.
 
     :raises CheckpointError: naming each tensor that is missing, unknown or of the wrong shape.
     """
-    with torch.device('meta'):
-        own = OneLLM(config).state_dict()
+    own, config = model.state_dict(), model.config
     table = entries(config)
     wanted = {e.released: tuple(e.to_released(own[e.own]).shape) for e in table}
     problems = [f'missing tensor {n}: expected shape {list(s)}'
-                for n, s in wanted.items() if n not in found]
-    problems += [f'unknown tensor {n} of shape {list(v.shape)}' for n, v in found.items()
+                for n, s in wanted.items() if n not in shapes]
+    problems += [f'unknown tensor {n} of shape {list(s)}' for n, s in shapes.items()
                  if n not in wanted and not is_unused(n, config)]
-    problems += [f'{n}: expected shape {list(s)}, found {list(found[n].shape)}'
-                 for n, s in wanted.items() if n in found and tuple(found[n].shape) != s]
+    problems += [f'{n}: expected shape {list(s)}, found {list(shapes[n])}'
+                 for n, s in wanted.items() if n in shapes and shapes[n] != s]
     _complain(path, problems)
-    return {e.own: e.to_own(found[e.released]) for e in table}
+    return table
 
 
 def _empty(config: ModelConfig) -> OneLLM:
@@ -138,10 +120,14 @@ def _empty(config: ModelConfig) -> OneLLM:
         return OneLLM(config)
 
 
-def _load_released(directory: Path, path: Path, dtype: torch.dtype,
-                   inputs: Mapping[str, tuple[int, ...]] | None) -> OneLLM:
-    found = read_consolidated(path)
-    shapes = {name: tuple(value.shape) for name, value in found.items()}
+def released_model(directory: Path, path: Path, shapes: Mapping[str, tuple[int, ...]],
+                   inputs: Mapping[str, tuple[int, ...]] | None = None) -> OneLLM:
+    """Return the model of a directory in the released layout, on the meta device.
+
+    :param path: the checkpoint, with tensors of ``shapes``.
+    :param inputs: shapes of example inputs (released names), where the config states none.
+    :raises CheckpointError: if config.json is missing or does not say what a model needs.
+    """
     source = next((directory / n for n in ('config.json', 'params.json')
                    if (directory / n).is_file()), None)
     try:
@@ -152,19 +138,41 @@ def _load_released(directory: Path, path: Path, dtype: torch.dtype,
         else:
             raise CheckpointError(f"{directory}: expected config.json (or Meta's params.json) "
                                   f'beside {path.name}, found neither')
-        model = _empty(config)
+        return _empty(config)
     except ConfigError as error:
         raise CheckpointError(f'{source or directory}: {error}') from error
-    _assign(model, convert_released(found, config, path), path, dtype)
+
+
+def _load_released(directory: Path, path: Path, dtype: torch.dtype,
+                   inputs: Mapping[str, tuple[int, ...]] | None) -> OneLLM:
+    found = read_consolidated(path)
+    shapes = {name: tuple(value.shape) for name, value in found.items()}
+    model = released_model(directory, path, shapes, inputs)
+    table = check_released(shapes, model, path)
+    _assign(model, {e.own: e.to_own(found[e.released]) for e in table}, path, dtype)
     return model
 
 
-def _load_own(directory: Path, path: Path, dtype: torch.dtype) -> OneLLM:
+def own_model(directory: Path) -> OneLLM:
+    """Return the model of a directory in the own layout, on the meta device.
+
+    :raises CheckpointError: if its config.json (or the language model's) cannot be used.
+    """
+    path, llm = directory / 'config.json', directory / LLM
+    values = read_json(path)
+    if llm.is_dir():
+        if 'llm' in values:
+            raise CheckpointError(f"{path}: found the key 'llm', although {llm} holds the "
+                                  'language model with its own config.json; remove one of them')
+        values = {**values, 'llm': to_mapping(read_hf_config(llm))}
     try:
-        config = from_mapping(ModelConfig, read_json(directory / 'config.json'))
-        model = _empty(config)
+        return _empty(from_mapping(ModelConfig, values))
     except ConfigError as error:
-        raise CheckpointError(f'{directory / "config.json"}: {error}') from error
+        raise CheckpointError(f'{path}: {error}') from error
+
+
+def _load_own(directory: Path, path: Path, dtype: torch.dtype) -> OneLLM:
+    model = own_model(directory)
     try:
         values = safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
@@ -173,6 +181,12 @@ def _load_own(directory: Path, path: Path, dtype: torch.dtype) -> OneLLM:
         values = expand(values)
     except ValueError as error:
         raise CheckpointError(f'{path}: {error}') from error
+    if (directory / LLM).is_dir():
+        double = [name for name in values if name.startswith('llm.')]
+        if double:
+            raise CheckpointError(f'{path}: found {double[0]}, although {directory / LLM} holds '
+                                  'the language model; remove one of them')
+        values |= {f'llm.{name}': v for name, v in read_hf_llm(directory / LLM)[1].items()}
     _assign(model, values, path, dtype)
     return model
 
@@ -207,9 +221,13 @@ def save_model(model: OneLLM, directory: str | Path, dtype: torch.dtype = torch.
 
     :param dtype: type of the stored weights; int8: rows with a scale each (``storage.py``).
     :returns: the weights file.
-    :raises CheckpointError: if a value does not fit ``dtype`` or is not finite.
+    :raises CheckpointError: if a value does not fit ``dtype`` or is not finite, or if the
+        directory holds a language model of its own.
     """
     folder = Path(directory)
+    if (folder / LLM).is_dir():
+        raise CheckpointError(f'{folder}: holds a folder {LLM!r} with another language model; '
+                              'save to another directory')
     folder.mkdir(parents=True, exist_ok=True)
     plain = torch.float32 if dtype == torch.int8 else dtype
     values = {n: v.detach().to('cpu', plain).contiguous() for n, v in model.state_dict().items()}
@@ -226,40 +244,23 @@ def save_model(model: OneLLM, directory: str | Path, dtype: torch.dtype = torch.
     return path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file through a temporary one beside it."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        with temporary.open('wb') as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def weights_files(directory: str | Path) -> list[Path]:
+    """Return the files that hold a model directory's weights.
 
-
-def weights_file(directory: str | Path) -> Path:
-    """Return the file that holds a model directory's weights.
-
-    :raises CheckpointError: if there is none.
+    :raises CheckpointError: if there are none.
     """
     folder = Path(directory)
     own = folder / 'model.safetensors'
-    path = own if own.is_file() else consolidated_file(folder)
-    if path is None:
+    if own.is_file():
+        return [own, *(weight_files(folder / LLM) if (folder / LLM).is_dir() else [])]
+    released = consolidated_file(folder)
+    if released is None:
         raise CheckpointError(f'{folder}: expected model.safetensors or '
                               'consolidated.00-of-01.pth, found neither')
-    return path
+    return [released]
 
 
-def weights_hash(directory: str | Path) -> str:
-    """Return the first 12 hex digits of the SHA-256 of the weights file.
-
-    Of files above 256 MiB the size and 64 evenly spread MiB are hashed, so that loading a 7B model
-    does not read it twice.
-    """
-    path = weights_file(directory)
+def _digest(path: Path) -> str:
     size = path.stat().st_size
     digest = hashlib.sha256()
     mib = 1 << 20
@@ -272,4 +273,16 @@ def weights_hash(directory: str | Path) -> str:
             for i in range(64):
                 stream.seek((size - mib) * i // 63)
                 digest.update(stream.read(mib))
-    return digest.hexdigest()[:12]
+    return digest.hexdigest()
+
+
+def weights_hash(directory: str | Path) -> str:
+    """Return the first 12 hex digits of the SHA-256 of the weights file.
+
+    Of files above 256 MiB the size and 64 evenly spread MiB are hashed, so that loading a 7B model
+    does not read it twice; of several files, their hashes are.
+    """
+    digests = [_digest(path) for path in weights_files(directory)]
+    if len(digests) > 1:
+        digests = [hashlib.sha256(''.join(digests).encode()).hexdigest()]
+    return digests[0][:12]

@@ -36,13 +36,13 @@ class RMSNorm(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """w2(silu(w1 x) * w3 x), without bias."""
+    """w2(silu(w1 x) * w3 x); without biases unless they are asked for."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, bias: bool = False) -> None:
         super().__init__()
-        self.w1 = nn.Linear(width, hidden, bias=False)
-        self.w2 = nn.Linear(hidden, width, bias=False)
-        self.w3 = nn.Linear(width, hidden, bias=False)
+        self.w1 = nn.Linear(width, hidden, bias=bias)
+        self.w2 = nn.Linear(hidden, width, bias=bias)
+        self.w3 = nn.Linear(width, hidden, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to [..., width]."""
@@ -60,7 +60,8 @@ def init_linear(module: nn.Module) -> None:
     A fixed 0.02 suits a width of 2500; at nano's 192 attention would start out blind.
     """
     for part in module.modules():
-        if isinstance(part, (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d)):
+        if isinstance(part, (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d)) \
+                and not part.weight.is_meta:
             std = 0.02 if isinstance(part, nn.Embedding) else fan_in_std(part.weight)
             nn.init.trunc_normal_(part.weight, std=std, a=-3 * std, b=3 * std)
             bias = getattr(part, 'bias', None)
@@ -71,5 +72,7 @@ def init_linear(module: nn.Module) -> None:
 def init_residual(outputs: list[nn.Linear], layers: int) -> None:
     """Draw the linears that write to a residual stream, scaled down by its depth."""
     for linear in outputs:
+        if linear.weight.is_meta:
+            continue
         std = fan_in_std(linear.weight) / math.sqrt(2 * max(layers, 1))
         nn.init.trunc_normal_(linear.weight, std=std, a=-3 * std, b=3 * std)

@@ -1,7 +1,8 @@
 """A Llama-family causal language model with a static key/value cache.
 
 Rotary positions use the half-split (Hugging Face) layout; Meta's interleaved weights are permuted
-at loading. All inputs are embeddings, since a prompt mixes text and modality tokens.
+at loading. All inputs are embeddings, since a prompt mixes text and modality tokens. The families
+(Llama, Qwen, Mistral, SmolLM) differ by switches of :class:`LlmConfig` only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import torch.nn.functional as F  # noqa: N812
 
 from onellm_ros.config import ConfigError, LlmConfig
 from onellm_ros.model.layers import RMSNorm, SwiGLU, init_linear, init_residual, swiglu_hidden
+from onellm_ros.model.rope import Rope, rotate
+
+Turn = tuple[Tensor, Tensor]
 
 
 class KVCache:
@@ -23,10 +27,13 @@ class KVCache:
     def __init__(self, config: LlmConfig, batch: int, capacity: int, *,
                  device: torch.device, dtype: torch.dtype) -> None:
         heads = config.kv_heads or config.heads
-        shape = (config.layers, batch, heads, capacity, config.dim // config.heads)
+        shape = (config.layers, batch, heads, capacity, config.head_size)
         self.config = config
         self.keys = torch.empty(shape, device=device, dtype=dtype)
         self.values = torch.empty(shape, device=device, dtype=dtype)
+        # where each stored key stands in its text: what a sliding window is measured by
+        self.positions = torch.empty((batch, capacity) if config.sliding_window else (0,),
+                                     device=device, dtype=torch.long)
         self.length = 0
 
     @property
@@ -41,6 +48,15 @@ class KVCache:
         self.values[layer, :, :, self.length:end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
+    def place(self, positions: Tensor) -> Tensor:
+        """Note the positions [B or 1, L] of keys to come; return those of all, [B, S].
+
+        Only for a model with a sliding window.
+        """
+        end = self.length + positions.shape[-1]
+        self.positions[:, self.length:end] = positions
+        return self.positions[:, :end]
+
     def copy(self, capacity: int, batch: int | None = None) -> KVCache:
         """Return a new cache of ``capacity`` that starts with these positions.
 
@@ -51,22 +67,10 @@ class KVCache:
                       dtype=self.keys.dtype)
         new.keys[:, :, :, :self.length] = self.keys[:, :, :, :self.length]
         new.values[:, :, :, :self.length] = self.values[:, :, :, :self.length]
+        if self.config.sliding_window:
+            new.positions[:, :self.length] = self.positions[:, :self.length]
         new.length = self.length
         return new
-
-
-def rotary(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines [..., 1, L, head_dim / 2] in float32 for positions [..., L]."""
-    index = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
-    frequencies = 1.0 / (theta ** (index / head_dim))
-    angles = (positions[..., None].float() * frequencies).unsqueeze(-3)
-    return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply rotary positions to [B, H, L, d] in the half-split layout."""
-    a, b = x.float().chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
 
 
 class CausalAttention(nn.Module):
@@ -76,19 +80,25 @@ class CausalAttention(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.kv_heads = config.kv_heads or config.heads
-        self.head_dim = config.dim // config.heads
-        self.wq = nn.Linear(config.dim, self.heads * self.head_dim, bias=False)
-        self.wk = nn.Linear(config.dim, self.kv_heads * self.head_dim, bias=False)
-        self.wv = nn.Linear(config.dim, self.kv_heads * self.head_dim, bias=False)
-        self.wo = nn.Linear(self.heads * self.head_dim, config.dim, bias=False)
+        self.head_dim = config.head_size
+        inner, shared = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        self.wq = nn.Linear(config.dim, inner, bias=config.qkv_bias)
+        self.wk = nn.Linear(config.dim, shared, bias=config.qkv_bias)
+        self.wv = nn.Linear(config.dim, shared, bias=config.qkv_bias)
+        self.wo = nn.Linear(inner, config.dim, bias=config.out_bias)
+        self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool,
+    def forward(self, x: Tensor, turn: Turn | None, mask: Tensor | None, causal: bool,
                 cache: KVCache | None, layer: int) -> Tensor:
-        """Attend over [B, L, D] and what the cache holds."""
+        """Attend over [B, L, D] and what the cache holds; without ``turn`` order is not told."""
         q = self.wq(x).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
         k = self.wk(x).unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
         v = self.wv(x).unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
-        q, k = rotate(q, *turn), rotate(k, *turn)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if turn is not None:
+            q, k = rotate(q, *turn), rotate(k, *turn)
         if cache is not None:
             k, v = cache.put(layer, k, v)
         mixed = F.scaled_dot_product_attention(
@@ -105,13 +115,31 @@ class LlamaBlock(nn.Module):
         self.attention = CausalAttention(config)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
         self.feed_forward = SwiGLU(
-            config.dim, swiglu_hidden(config.dim, config.multiple_of, config.hidden))
+            config.dim, swiglu_hidden(config.dim, config.multiple_of, config.hidden),
+            bias=config.mlp_bias)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, causal: bool,
+    def forward(self, x: Tensor, turn: Turn | None, mask: Tensor | None, causal: bool,
                 cache: KVCache | None, layer: int) -> Tensor:
         """Transform [B, L, D]."""
         x = x + self.attention(self.attention_norm(x), turn, mask, causal, cache, layer)
         return x + self.feed_forward(self.ffn_norm(x))
+
+
+def within(window: int, at: Tensor, seen: Tensor, mask: Tensor | None) -> Tensor:
+    """Narrow a mask to a sliding window.
+
+    :param at: positions [B or 1, L] of the queries.
+    :param seen: positions [B or 1, S] of the keys.
+    :param mask: [B or 1, 1, L, S], boolean or added; default: the last L keys are causal.
+    """
+    near = (at[:, :, None] - seen[:, None, :] < window)[:, None]
+    if mask is None:
+        order = torch.arange(seen.shape[1], device=seen.device)
+        causal = order[None] <= order[seen.shape[1] - at.shape[1]:, None]
+        return near & causal
+    if mask.dtype == torch.bool:
+        return near & mask
+    return mask.masked_fill(~near, -torch.inf)
 
 
 class Llama(nn.Module):
@@ -119,13 +147,20 @@ class Llama(nn.Module):
 
     def __init__(self, config: LlmConfig) -> None:
         super().__init__()
-        if config.dim % config.heads or (config.dim // config.heads) % 2:
+        if config.head_dim % 2:
+            raise ConfigError(f'llm.head_dim: expected an even number, found {config.head_dim}')
+        if not config.head_dim and (config.dim % config.heads or config.head_size % 2):
             raise ConfigError('llm.heads: expected heads that divide llm.dim into even parts, '
                               f'found {config.heads} for {config.dim}')
         if config.kv_heads and config.heads % config.kv_heads:
             raise ConfigError('llm.kv_heads: expected a divisor of llm.heads '
                               f'{config.heads}, found {config.kv_heads}')
+        for key in ('sliding_layers', 'no_rope_layers'):
+            if max(getattr(config, key), default=0) >= config.layers:
+                raise ConfigError(f'llm.{key}: expected layers 0 to {config.layers - 1}, found '
+                                  f'{max(getattr(config, key))}')
         self.config = config
+        self.rope = Rope(config)
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(LlamaBlock(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
@@ -150,6 +185,16 @@ class Llama(nn.Module):
         return KVCache(self.config, batch, capacity, device=weight.device,
                        dtype=dtype or weight.dtype)
 
+    def _narrow(self, positions: Tensor, mask: Tensor | None, cache: KVCache | None
+                ) -> Tensor | None:
+        """Return the mask of layers with a sliding window; None where it hides nothing."""
+        window = self.config.sliding_window
+        if not window:
+            return None
+        at = positions if positions.ndim == 2 else positions[None]
+        seen = at if cache is None else cache.place(at)
+        return within(window, at, seen, mask) if seen.shape[1] > window else None
+
     def forward(self, inputs_embeds: Tensor, position_ids: Tensor | None = None,
                 attn_mask: Tensor | None = None, cache: KVCache | None = None, *,
                 return_hidden: bool = False, last_only: bool = False) -> Tensor:
@@ -172,14 +217,18 @@ class Llama(nn.Module):
                              f'found {cache.capacity}')
         if position_ids is None:
             position_ids = torch.arange(start, start + length, device=inputs_embeds.device)
-        turn = rotary(position_ids, self.config.dim // self.config.heads, self.config.rope_theta)
+        turn = self.rope(position_ids)
+        narrow = self._narrow(position_ids, attn_mask, cache)
         causal = attn_mask is None and start == 0 and length > 1
         if attn_mask is None and start and length > 1:
             seen = torch.arange(start + length, device=inputs_embeds.device)
             attn_mask = seen[None] <= seen[start:, None]
         x = inputs_embeds
         for i, layer in enumerate(self.layers):
-            x = layer(x, turn, attn_mask, causal, cache, i)
+            mask, full = attn_mask, causal
+            if narrow is not None and self.config.slides(i):
+                mask, full = narrow, False
+            x = layer(x, None if i in self.config.no_rope_layers else turn, mask, full, cache, i)
         if cache is not None:
             cache.length = start + length
         x = self.norm(x[:, -1:] if last_only else x)

@@ -1,12 +1,14 @@
 """Text to tokens and back: tokenizer files, chat templates, stops, and training a small tokenizer.
 
 A tokenizer is ``tokenizer.json`` (Hugging Face ``tokenizers``) or ``tokenizer.model``
-(SentencePiece, read with the ``sentencepiece`` package where it is installed).
+(SentencePiece, read with the ``sentencepiece`` package where it is installed). Which of its tokens
+begin and end a text is known by their usual names; in Hugging Face layout the files beside it say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +16,7 @@ from typing import Any, Protocol
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from onellm_ros.config import ConfigError, TextConfig
+from onellm_ros.model.files import CheckpointError, read_json
 
 TEMPLATES = ('released', 'training', 'plain')
 # The system text of the released model.
@@ -28,6 +31,51 @@ _PAD_NAMES = (PAD, '<unk>')
 
 class TextError(ValueError):
     """A tokenizer file that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which tokens begin, end and fill a text, where files say so.
+
+    :param bos: token that begins a text; empty: known by its name.
+    :param eos: token that ends one; empty: known by its name.
+    :param pad: token that fills one; empty: known by its name.
+    :param ends: ids of further tokens that end an answer.
+    """
+
+    bos: str = ''
+    eos: str = ''
+    pad: str = ''
+    ends: tuple[int, ...] = ()
+
+
+def _read_optional(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path) if path.is_file() else {}
+    except CheckpointError as error:
+        raise TextError(str(error)) from error
+
+
+def read_roles(folder: Path) -> Roles:
+    """Read tokenizer_config.json and generation_config.json (else config.json) of a folder.
+
+    :raises TextError: if one cannot be read.
+    """
+    names = {**_read_optional(folder / 'special_tokens_map.json'),
+             **_read_optional(folder / 'tokenizer_config.json')}
+
+    def name(key: str) -> str:
+        """Return a token's text: stated as such, or with its properties."""
+        value = names.get(key)
+        value = value.get('content') if isinstance(value, dict) else value
+        return value if isinstance(value, str) else ''
+
+    values = _read_optional(folder / 'config.json') if names else {}
+    values |= _read_optional(folder / 'generation_config.json')
+    ends = values.get('eos_token_id')
+    ends = ends if isinstance(ends, list) else [ends]
+    return Roles(name('bos_token'), name('eos_token'), name('pad_token'),
+                 tuple(i for i in ends if isinstance(i, int) and not isinstance(i, bool)))
 
 
 class Backend(Protocol):
@@ -54,7 +102,11 @@ class JsonBackend:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self.tokenizer.encode_special_tokens = True
-        self.size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        self.tokenizer.no_truncation()      # files keep what their last user had set
+        self.tokenizer.no_padding()
+        # the largest id counts: some vocabularies leave ids out
+        ids = tokenizer.get_vocab(with_added_tokens=True).values()
+        self.size: int = max(ids, default=-1) + 1
 
     def encode(self, text: str) -> list[int]:
         """Return ids of plain text."""
@@ -110,14 +162,22 @@ class SentencePieceBackend:
         return found if found is not None and self.pieces.IsControl(found) else None
 
 
+def _other_files(folder: Path) -> str:
+    """Say what to do where a tokenizer stands in files that are not read here."""
+    parts = [at / 'vocab.json' for at in (folder, folder / 'llm') if (at / 'vocab.json').is_file()]
+    return (f' ({parts[0]} and merges.txt are the older form: load them with transformers, and '
+            'save_pretrained writes tokenizer.json)') if parts else ''
+
+
 class Text:
     """A tokenizer with the chat template of a model.
 
     Attributes: ``bos``, ``eos``, ``pad`` (ids), ``stop_ids`` (ids that end an answer: the end of
-    the sequence and, where it is a special token, the stop text), ``size`` (number of ids).
+    the sequence and, where it is a special token, the stop text), ``size`` (the largest id and 1).
     """
 
-    def __init__(self, backend: Backend | Tokenizer, config: TextConfig) -> None:
+    def __init__(self, backend: Backend | Tokenizer, config: TextConfig,
+                 roles: Roles | None = None) -> None:
         if config.template not in TEMPLATES:
             raise ConfigError(
                 f'text.template: expected one of {TEMPLATES}, found {config.template!r}')
@@ -125,38 +185,53 @@ class Text:
         self.backend: Backend = (
             JsonBackend(backend) if isinstance(backend, Tokenizer) else backend)
         self.size = self.backend.size
-        self.bos = self._first(_BOS_NAMES)
-        self.eos = self._first(_EOS_NAMES)
-        pad = next((i for n in _PAD_NAMES if (i := self.backend.find(n)) is not None), self.eos)
+        roles = roles or Roles()
+        self.bos = self._first(roles.bos, _BOS_NAMES)
+        self.eos = self._first(roles.eos, _EOS_NAMES)
+        pads = (roles.pad,) if roles.pad else _PAD_NAMES
+        pad = next((i for n in pads if (i := self.backend.find(n)) is not None), self.eos)
         self.pad = pad
         self.stop_id = self.backend.special(config.stop) if config.stop else None
-        self.stop_ids = frozenset({self.eos} | ({self.stop_id} - {None}))
+        more = {i for i in roles.ends if 0 <= i < self.size}
+        self.stop_ids = frozenset({self.eos} | more | ({self.stop_id} - {None}))
 
-    def _first(self, names: Sequence[str]) -> int:
-        for name in names:
-            found = self.backend.find(name)
-            if found is not None:
-                return found
+    def _first(self, stated: str, names: Sequence[str]) -> int:
+        """Return the id of the stated token, else of the first name that is known."""
+        if stated:
+            found = self.backend.find(stated)
+            if found is None:
+                raise TextError(f'the tokenizer has no token {stated!r}, although '
+                                'tokenizer_config.json names it')
+            return found
+        for find in (self.backend.special, self.backend.find):      # a word may look like one
+            for name in names:
+                found = find(name)
+                if found is not None:
+                    return found
         raise TextError(f'the tokenizer has none of the tokens {", ".join(names)}')
 
     @classmethod
     def load(cls, directory: str | Path, config: TextConfig) -> Text:
         """Read the tokenizer that ``config`` names from a model directory.
 
-        Where that file is missing, the other of tokenizer.json and tokenizer.model is taken.
+        Where that file is missing, the other of tokenizer.json and tokenizer.model is taken; a
+        language model in the folder ``llm`` may keep them there. A folder in Hugging Face layout
+        works too.
 
         :raises TextError: if there is none, or it cannot be read.
         """
         folder = Path(directory)
         names = dict.fromkeys((config.tokenizer, 'tokenizer.json', 'tokenizer.model'))
-        path = next((folder / n for n in names if (folder / n).is_file()), None)
+        path = next((at / n for at in (folder, folder / 'llm') for n in names
+                     if (at / n).is_file()), None)
         if path is None:
             raise TextError(f'{folder}: expected a tokenizer file ({" or ".join(names)}), found '
-                            'none; copy it beside the weights')
+                            f'none{_other_files(folder)}; copy it beside the weights')
+        roles = read_roles(path.parent)
         if path.suffix == '.model':
-            return cls(SentencePieceBackend(path), config)
+            return cls(SentencePieceBackend(path), config, roles)
         try:
-            return cls(Tokenizer.from_file(str(path)), config)
+            return cls(Tokenizer.from_file(str(path)), config, roles)
         except TextError:
             raise
         except Exception as error:  # tokenizers raises bare Exception for a malformed file
