@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 import json
+import os
 from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
@@ -53,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                               'meant (default: nano)')
         sub.add_argument('--limit', type=int, metavar='ROWS',
                          help='look at so many rows of each data set only, evenly spread')
-        sub.add_argument('--workers', type=int, default=2, help='processes (default: %(default)s)')
+        sub.add_argument('--workers', type=int, default=min(4, len(os.sched_getaffinity(0))),
+                         help='processes, 0: this one (default: %(default)s)')
         sub.add_argument('--json', action='store_true', help='print one JSON object')
     render = actions.add_parser('render', help='write simulated worlds as an instruction set')
     render.add_argument('--out', type=Path, required=True, metavar='DIR', help='a new folder')

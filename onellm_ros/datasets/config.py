@@ -29,9 +29,10 @@ class SetConfig:
     :param kind: ``instruction`` (conversations) or ``alignment`` (captions).
     :param name: in messages and counts; the file's stem if not given.
     :param files: folder below the root that the sensor files' paths are relative to.
-    :param rename: (found, put in its place) pairs, applied in order to each sensor file's path.
-    :param companion: (found, put in its place): turns the path of a colour picture into that of
-        its depth or normal picture, in alignment tables.
+    :param rename: (from, to) pairs: a sensor file's path that begins with ``from`` begins with
+        ``to`` instead; the first that fits counts.
+    :param companion: (from, to): put in the path of a colour picture, they make that of its depth
+        or normal picture, in alignment tables.
     :param imu: folder of the IMU recordings of an alignment list.
     :param weight: relative frequency in the mix; 0: as often as its size and ``repeats`` make it.
     :param repeats: how often an epoch goes through it (without ``weight``).

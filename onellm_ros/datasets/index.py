@@ -93,8 +93,10 @@ def _without_quoted(file: BinaryIO, data: bytes, values: np.ndarray, ends: np.nd
                 found.end() < len(text) or len(text) < _LONGEST_FIELD) else 0
         else:
             length = found.end() - start
-        inside = max(inside, at + start + length)
-        keep &= ~((ends >= at + start) & (ends < at + start + length))
+        inside = at + start + length
+        if data.find(b'\n', start, start + length) >= 0:
+            first, last = np.searchsorted(ends, (at + start, inside))
+            keep[first:last] = False
     return inside, ends[keep]
 
 
@@ -107,7 +109,7 @@ def _with_content(path: Path, starts: np.ndarray, lengths: np.ndarray) -> np.nda
     with _opened(path) as file:
         for i in short.tolist():
             file.seek(int(starts[i]))
-            keep[i] = bool(file.read(int(lengths[i])).strip())
+            keep[i] = bool(file.read(int(lengths[i])).strip(b'\r\n'))
     return starts[keep]
 
 

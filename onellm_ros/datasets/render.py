@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+import fcntl
 import json
 import multiprocessing
+from multiprocessing.connection import wait
 import os
 from pathlib import Path
 import shutil
+import threading
 from typing import Any, TextIO
 
 import numpy as np
@@ -266,12 +270,38 @@ def _partial(out: Path, config: RenderConfig) -> Path:
     return partial
 
 
+@contextmanager
+def _alone(partial: Path) -> Iterator[None]:
+    """Keep other processes from writing the same set, and clear what a killed one began.
+
+    :raises DataError: if another one is at it.
+    """
+    with open(partial / '.lock', 'w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(f'{partial}: another process is writing this set') from None
+        for begun in partial.rglob('.*'):
+            if begun.is_file() and begun.name != '.lock':
+                begun.unlink()
+        yield
+
+
 def _prepare() -> None:
-    """Make a rendering process a modest one."""
+    """Make a rendering process a modest one, which does not outlive the one that started it."""
     import torch
 
     os.nice(5)
     torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """End this process when the one behind the sentinel has ended."""
+    wait([sentinel])
+    os._exit(1)
 
 
 def _render_chunk(folder: str, config: RenderConfig, indices: range) -> int:
@@ -291,27 +321,37 @@ def render(out: str | Path, config: RenderConfig, *, processes: int = 1,
     """
     out = Path(out).expanduser().absolute()
     partial = _partial(out, config)
+    with _alone(partial):
+        _render_all(partial, config, processes, progress)
+        _write_annotations(partial, config)
+        shutil.rmtree(partial / 'records')
+        (partial / '.lock').unlink()
+        partial.rename(out)
+    return out / 'manifest.yaml'
+
+
+def _render_all(partial: Path, config: RenderConfig, processes: int,
+                progress: Callable[[int], object]) -> None:
+    """Render all worlds that are not there yet.
+
+    :raises DataError: if a process ended early.
+    """
     chunks = [range(start, min(config.worlds, start + _AT_A_TIME))
               for start in range(0, config.worlds, _AT_A_TIME)]
     if processes <= 1:
         for chunk in chunks:
             progress(_render_chunk(str(partial), config, chunk))
-    else:
-        context = multiprocessing.get_context('spawn')
-        try:
-            with ProcessPoolExecutor(processes, context, _prepare) as pool:
-                done = [pool.submit(_render_chunk, str(partial), config, chunk)
-                        for chunk in chunks]
-                try:
-                    for one in done:
-                        progress(one.result())
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
-        except BrokenProcessPool:
-            raise DataError(f'a rendering process ended early (killed, out of memory?); what is '
-                            f'done stays in {partial}, the same command goes on with it') from None
-    _write_annotations(partial, config)
-    shutil.rmtree(partial / 'records')
-    partial.rename(out)
-    return out / 'manifest.yaml'
+        return
+    context = multiprocessing.get_context('spawn')
+    try:
+        with ProcessPoolExecutor(processes, context, _prepare) as pool:
+            done = [pool.submit(_render_chunk, str(partial), config, chunk) for chunk in chunks]
+            try:
+                for one in done:
+                    progress(one.result())
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    except BrokenProcessPool:
+        raise DataError(f'a rendering process ended early (killed, out of memory?); what is done '
+                        f'stays in {partial}, the same command goes on with it') from None

@@ -70,8 +70,10 @@ def sensor_path(text: str, config: SetConfig, root: Path) -> Path:
 
     :raises RowError: for an address.
     """
-    for found, replacement in config.rename:
-        text = text.replace(found, replacement)
+    for start, replacement in config.rename:
+        if text.startswith(start):
+            text = replacement + text[len(start):]
+            break
     if '://' in text:
         raise RowError(f'found the address {text!r}, expected the path of a file; fetch the files '
                        'and give `rename` of the data set, which turns addresses into paths')
