@@ -7,6 +7,7 @@ import importlib
 import sys
 
 COMMANDS = {
+    'convert': ('onellm_ros.weights.convert_command', 'change the layout of weights'),
     'data': ('onellm_ros.data', 'look through data sets, and write simulated ones'),
     'describe': ('onellm_ros.describe', 'answer about sensor files, without ROS'),
     'eval': ('onellm_ros.evaluation.command', 'score a model'),

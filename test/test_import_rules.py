@@ -23,7 +23,9 @@ ALLOWED: dict[str, set[str]] = {
     'files': BASE,
     'report': BASE,
     'model': BASE | {'preprocess'},
-    'inference': BASE | {'preprocess', 'model', 'choose', 'windows', 'synchronizer'},
+    'weights': BASE | {'model'},
+    'inference': BASE | {
+        'preprocess', 'model', 'choose', 'windows', 'synchronizer', 'weights'},
     'datasets': BASE | {'preprocess', 'files', 'model', 'simulation'},
     'training': BASE | {'datasets', 'preprocess', 'model', 'inference', 'simulation'},
 }

@@ -81,7 +81,11 @@ def weight_files(directory: Path) -> list[Path]:
     return [directory / name for name in names]
 
 
-def _open(stack: ExitStack, path: Path) -> Any:
+def open_safetensors(stack: ExitStack, path: Path) -> Any:
+    """Open a file, to be closed by ``stack``.
+
+    :raises CheckpointError: if it cannot be read.
+    """
     try:
         return stack.enter_context(safe_open(path, framework='pt'))
     except (SafetensorError, OSError) as error:
@@ -136,6 +140,35 @@ def read_hf_config(directory: str | Path) -> LlmConfig:
         raise CheckpointError(f'{path}: {error}') from error
 
 
+def locate_tensors(directory: Path, config: LlmConfig) -> dict[str, tuple[Path, str]]:
+    """Return own name -> file and stored name of a language model, having compared all shapes.
+
+    :raises CheckpointError: naming the tensor that is missing, unknown or does not fit.
+    """
+    with ExitStack() as stack:
+        files = {path.name: open_safetensors(stack, path) for path in weight_files(directory)}
+        found = _shapes(directory, files)
+    try:
+        wanted = expected_tensors(config)
+    except ConfigError as error:
+        raise CheckpointError(f'{directory / "config.json"}: {error}') from error
+    _check(directory, config, found, wanted)
+    places = {own: (directory / found[name][0], name) for own, (name, _) in wanted.items()}
+    if config.tied_embeddings and 'lm_head.weight' in found:
+        _check_tied(directory, places['tok_embeddings.weight'],
+                    (directory / found['lm_head.weight'][0], 'lm_head.weight'))
+    return places
+
+
+def _check_tied(directory: Path, *places: tuple[Path, str]) -> None:
+    """Refuse an output table that differs from the embeddings that it is said to be."""
+    with ExitStack() as stack:
+        one, two = (open_safetensors(stack, path).get_tensor(name) for path, name in places)
+        if not torch.equal(one, two):
+            raise CheckpointError(f'{directory}: lm_head.weight differs from model.embed_tokens.'
+                                  'weight, although tie_word_embeddings says that they are one')
+
+
 def read_hf_llm(directory: str | Path) -> tuple[LlmConfig, dict[str, Tensor]]:
     """Read a language model in Hugging Face layout: config.json and safetensors beside it.
 
@@ -146,28 +179,16 @@ def read_hf_llm(directory: str | Path) -> tuple[LlmConfig, dict[str, Tensor]]:
     """
     folder = Path(directory)
     config = read_hf_config(folder)
+    places = locate_tensors(folder, config)
+    state: dict[str, Tensor] = {}
     with ExitStack() as stack:
-        files = {path.name: _open(stack, path) for path in weight_files(folder)}
-        found = _shapes(folder, files)
-        try:
-            wanted = expected_tensors(config)
-        except ConfigError as error:
-            raise CheckpointError(f'{folder / "config.json"}: {error}') from error
-        _check(folder, config, found, wanted)
-
-        def read(name: str) -> Tensor:
-            """Read one tensor."""
-            value: Tensor = files[found[name][0]].get_tensor(name)
-            if not value.is_floating_point():
-                raise CheckpointError(f'{folder / found[name][0]}: {name}: expected '
-                                      f'floating-point values, found {value.dtype}')
-            return value
-
-        state = {own: read(name) for own, (name, _) in wanted.items()}
-        if config.tied_embeddings and 'lm_head.weight' in found and not torch.equal(
-                read('lm_head.weight'), state['tok_embeddings.weight']):
-            raise CheckpointError(f'{folder}: lm_head.weight differs from model.embed_tokens.'
-                                  'weight, although tie_word_embeddings says that they are one')
+        files = {path: open_safetensors(stack, path)
+                 for path in dict.fromkeys(path for path, _ in places.values())}
+        for own, (path, name) in places.items():
+            state[own] = files[path].get_tensor(name)
+            if not state[own].is_floating_point():
+                raise CheckpointError(f'{path}: {name}: expected floating-point values, found '
+                                      f'{state[own].dtype}')
     return config, state
 
 

@@ -1,0 +1,1 @@
+"""Weights as files: conversion between layouts, and fetching from a hub."""
