@@ -27,7 +27,7 @@ class SetConfig:
     :param file: annotation file, relative to the root; ``*`` stands for several.
     :param modality: name of a modality, or ``text``.
     :param kind: ``instruction`` (conversations) or ``alignment`` (captions).
-    :param name: in messages and counts; the file's stem if not given.
+    :param name: in messages and counts; the file's stem (or pattern) if not given.
     :param files: folder below the root that the sensor files' paths are relative to.
     :param rename: (from, to) pairs: a sensor file's path that begins with ``from`` begins with
         ``to`` instead; the first that fits counts.
@@ -82,7 +82,12 @@ class SetConfig:
     @property
     def title(self) -> str:
         """Its name in messages."""
-        return self.name or Path(self.file).stem
+        return self.name or (self.file if self.many else Path(self.file).stem)
+
+    @property
+    def many(self) -> bool:
+        """Whether ``file`` stands for several."""
+        return any(mark in self.file for mark in '*?[')
 
     @property
     def sense(self) -> Modality | None:
@@ -119,7 +124,7 @@ class MixConfig:
 def annotation_files(config: SetConfig, root: Path) -> list[Path]:
     """Return the annotation files of a data set that exist; the list may be empty."""
     path = root / Path(config.file).expanduser()
-    if any(mark in config.file for mark in '*?['):
+    if config.many:
         return sorted(Path(found) for found in glob.glob(str(path), recursive=True))
     return [path] if path.is_file() else []
 
