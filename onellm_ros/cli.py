@@ -11,6 +11,7 @@ COMMANDS = {
     'data': ('onellm_ros.data', 'look through data sets, and write simulated ones'),
     'describe': ('onellm_ros.describe', 'answer about sensor files, without ROS'),
     'eval': ('onellm_ros.evaluation.command', 'score a model'),
+    'pull': ('onellm_ros.weights.pull_command', 'fetch a model from a hub'),
     'train': ('onellm_ros.training.command', 'train a model on the simulated world'),
     'verify': ('onellm_ros.verify', 'compare with outputs of the reference implementation')}
 

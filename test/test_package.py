@@ -24,6 +24,7 @@ THIRD_PARTY: dict[str, tuple[str, str | None]] = {
     'av': ('av', None),
     'backports': ('backports-zstd', None),
     'cv2': ('opencv-python-headless', 'python3-opencv'),
+    'huggingface_hub': ('huggingface-hub', None),
     'lz4': ('lz4', 'python3-lz4'),
     'matplotlib': ('matplotlib', 'python3-matplotlib'),
     'numba': ('numba', 'python3-numba'),

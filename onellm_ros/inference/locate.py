@@ -9,6 +9,8 @@ import sys
 import torch
 
 import onellm_ros
+from onellm_ros.weights.cache import SCHEME, find_cached
+from onellm_ros.weights.errors import WeightsError
 
 PACKAGE = 'onellm_ros'
 
@@ -38,11 +40,19 @@ def _model_roots() -> Iterator[Path]:
 def find_model(model: str | Path) -> Path:
     """Return the directory of a model: a path, or the name of one that ships with the package.
 
+    ``hub:OWNER/NAME`` (or ``hub:OWNER/NAME@REVISION``) is one that ``onellm pull`` has fetched;
+    no network is used.
+
     :raises EngineError: if there is none; the text lists where it was looked for.
     """
     name = str(model)
     if not name:
         raise EngineError('model: expected a name or a directory, found an empty text')
+    if name.startswith(SCHEME):
+        try:
+            return find_cached(name)
+        except WeightsError as error:
+            raise EngineError(f'model {error}') from error
     path = Path(model).expanduser()
     if path.is_dir():
         return path
@@ -57,8 +67,8 @@ def find_model(model: str | Path) -> Path:
                           'that holds config.json and the weights')
     raise EngineError(
         f'model {name!r} not found; looked for: {", ".join(looked)}. Give the path of a model '
-        'directory (config.json with model.safetensors or consolidated.00-of-01.pth), or train '
-        'one with `onellm train`')
+        'directory (config.json with model.safetensors or consolidated.00-of-01.pth), fetch one '
+        'with `onellm pull` (then it is hub:OWNER/NAME), or train one with `onellm train`')
 
 
 def find_device(name: str) -> torch.device:

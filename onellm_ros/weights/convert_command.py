@@ -11,9 +11,9 @@ _GB = 1e9
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``onellm convert``."""
-    parser.add_argument('source', type=Path, metavar='SRC',
+    parser.add_argument('source', metavar='SRC',
                         help='model directory: the released layout (consolidated.00-of-01.pth) or '
-                             'the own one (model.safetensors)')
+                             'the own one (model.safetensors); hub:OWNER/NAME after `onellm pull`')
     parser.add_argument('target', type=Path, metavar='DST', help='directory to write')
     parser.add_argument('--to', choices=('hf', 'released'), default='hf',
                         help='hf: safetensors, the language model in Hugging Face layout in '
@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
     from onellm_ros.config import ConfigError
     from onellm_ros.model.files import CheckpointError
+    from onellm_ros.weights.cache import SCHEME, find_cached
     from onellm_ros.weights.convert import to_hugging_face, to_released
     from onellm_ros.weights.errors import WeightsError
     from onellm_ros.weights.sources import open_source
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.shard_size > 0:
         return _fail(f'--shard-size: expected a number above 0, found {args.shard_size}')
     try:
-        source = open_source(args.source)
+        source = open_source(find_cached(args.source) if args.source.startswith(SCHEME)
+                             else Path(args.source))
         total = sum(item.bytes for item in (*source.items.values(), *source.unused.values()))
         with tqdm(total=total, unit='B', unit_scale=True, disable=None, desc='convert') as bar:
             if args.to == 'released':

@@ -189,8 +189,8 @@ def write_torch(path: Path, items: Sequence[Item], read: Read, told: Told) -> No
         with zipfile.ZipFile(stream, 'w', zipfile.ZIP_STORED) as archive:
             small = {'data.pkl': table.getvalue(), 'byteorder': sys.byteorder.encode(),
                      'version': b'3\n'}
-            for name, data in small.items():
-                archive.writestr(_entry(archive, f'{top}/{name}', len(data), False), data)
+            for name, text in small.items():
+                archive.writestr(_entry(archive, f'{top}/{name}', len(text), False), text)
             for number, (item, data) in enumerate(_values(items, read, told)):
                 info = _entry(archive, f'{top}/data/{number}', item.bytes, True)
                 with archive.open(info, 'w', force_zip64=True) as record:
