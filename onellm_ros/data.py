@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import json
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ from onellm_ros.datasets.config import (
     check_mix,
     load_manifest,
 )
-from onellm_ros.datasets.errors import DataError
+from onellm_ros.datasets.errors import Broken, DataError
 from onellm_ros.modality import Modality
 
 if TYPE_CHECKING:
@@ -81,6 +81,11 @@ def run(args: argparse.Namespace) -> int:
             if value is not None and value < (0 if name == 'workers' else 1):
                 raise DataError(f'--{name}: found {value}, expected a number above 0')
         return actions[args.action](args)
+    except KeyboardInterrupt:
+        print('\nonellm data: interrupted' + (
+            '; the same command goes on where it stopped' if args.action == 'render' else ''),
+            file=sys.stderr)
+        return 130
     except (DataError, ConfigError) as error:
         print(f'onellm data: error: {error}', file=sys.stderr)
         return 2
@@ -104,16 +109,13 @@ def _mix(args: argparse.Namespace) -> MixConfig:
 
 
 def _kind(path: Path) -> str:
-    """Return the kind that the first row of an annotation file looks like."""
-    from onellm_ros.datasets.errors import RowError
-    from onellm_ros.datasets.index import RowFile
-
-    file = RowFile.open(path)
+    """Return the kind that an annotation file looks like at its start."""
     try:
-        row = file.read(0) if len(file) else {}
-    except RowError as error:
-        raise DataError(f'{path}: row 0: {error}; give its --kind') from None
-    return 'instruction' if 'conversations' in row else 'alignment'
+        with open(path, 'rb') as file:
+            head = file.read(1 << 20)
+    except OSError as error:
+        raise DataError(f'{path}: cannot be read: {error.strerror or error}') from None
+    return 'instruction' if b'"conversations"' in head else 'alignment'
 
 
 def _model(name: str) -> tuple[ModelConfig, Path | None]:
@@ -136,16 +138,9 @@ def _model(name: str) -> tuple[ModelConfig, Path | None]:
         raise DataError(f'{path}: {error}') from None
 
 
-def _sets(args: argparse.Namespace, mix: MixConfig, model: ModelConfig) -> Iterator[FileSet]:
-    """Index the data sets one after another."""
-    from onellm_ros.datasets.sets import FileSet
-
-    for config in mix.sets:
-        yield FileSet(config, model, mix.root)
-
-
 def _stats(args: argparse.Namespace) -> int:
     """Print what the data sets hold."""
+    from onellm_ros.datasets.sets import FileSet
     from onellm_ros.datasets.survey import Stats, count
     from onellm_ros.model.text import Text, TextError
 
@@ -157,11 +152,11 @@ def _stats(args: argparse.Namespace) -> int:
         raise DataError(f'--model: {error}') from None
     found: list[tuple[SetConfig, int, Stats]] = []
     with _bar('sets', len(mix.sets), args) as progress:
-        for data in _sets(args, mix, model):
-            stats = Stats()
+        for config in mix.sets:
+            data, stats = FileSet(config, model, mix.root), Stats()
             for part in count(data, text, workers=args.workers, limit=args.limit):
                 stats.add(part)
-            found.append((data.config, len(data), stats))
+            found.append((config, len(data), stats))
             progress(1)
     if args.json:
         print(json.dumps(_stats_json(mix, args, found, text is not None)))
@@ -231,15 +226,30 @@ def _print_stats(mix: MixConfig, args: argparse.Namespace,
         print(f'{broken:,} rows are not understood: `onellm data check` names them')
 
 
+def _readable(mix: MixConfig, model: ModelConfig, args: argparse.Namespace
+              ) -> tuple[list[FileSet], list[Broken]]:
+    """Index the data sets; those whose annotation files are damaged are among the broken."""
+    from onellm_ros.datasets.sets import FileSet
+
+    sets, broken = [], []
+    for config in mix.sets:
+        try:
+            sets.append(FileSet(config, model, mix.root))
+        except DataError as error:
+            broken.append(Broken(str(mix.root / config.file), -1, '', str(error)))
+            if not args.json:
+                print(f'BROKEN {error}', flush=True)
+    return sets, broken
+
+
 def _check(args: argparse.Namespace) -> int:
     """Decode every sample and name the broken ones."""
     from onellm_ros.datasets.survey import broken_ones
 
     mix = _mix(args)
     model, _ = _model(args.model)
-    sets = list(_sets(args, mix, model))
+    sets, listed = _readable(mix, model, args)
     sizes = [len(data) if args.limit is None else min(args.limit, len(data)) for data in sets]
-    listed = []
     done = 0
     with _bar('samples', sum(sizes), args) as progress:
         for data in sets:
@@ -255,7 +265,7 @@ def _check(args: argparse.Namespace) -> int:
         print(json.dumps({'checked': done, 'of': total, 'broken': [vars(one) for one in listed]}))
     else:
         part = '' if done == total else f' of {total:,} (--limit)'
-        print(f'{done:,} samples{part} in {len(sets)} data sets checked for {model.name}: '
+        print(f'{done:,} samples{part} in {len(mix.sets)} data sets checked for {model.name}: '
               f'{len(listed):,} broken')
     return 1 if listed else 0
 
@@ -267,12 +277,7 @@ def _render(args: argparse.Namespace) -> int:
     config = RenderConfig(args.worlds, args.seed, args.held_out, args.questions,
                           points=args.points, video=tuple(args.video))
     with _bar('worlds', config.worlds, args) as progress:
-        try:
-            manifest = render(args.out, config, processes=args.processes, progress=progress)
-        except KeyboardInterrupt:
-            print('\nonellm data: interrupted; the same command goes on where it stopped',
-                  file=sys.stderr)
-            return 130
+        manifest = render(args.out, config, processes=args.processes, progress=progress)
     print(f'{config.worlds:,} worlds written; manifests: {manifest} (instructions), '
           f'{manifest.with_name("alignment.yaml")} (captions)')
     return 0

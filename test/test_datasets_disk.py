@@ -137,8 +137,10 @@ def test_check_names_what_is_broken(rendered, tmp_path, capsys):
     assert run('stats', path, '--modality', 'image', '--workers', 0) == 0
     assert '1 rows are not understood' in capsys.readouterr().out
     (tmp_path / 'b.json').write_text(path.read_text()[:-9])
-    for arguments in ((path,), (tmp_path / 'b.json', '--modality', 'image'),
-                      (tmp_path / 'no.yaml',), (rendered / 'manifest.yaml', '--kind', 'alignment'),
+    assert run('check', tmp_path / 'b.json', '--modality', 'image') == 1
+    assert f'BROKEN {tmp_path}/b.json: item 2' in capsys.readouterr().out
+    for arguments in ((path,), (tmp_path / 'no.yaml',), (tmp_path / 'n.json', '--modality', 'imu'),
+                      (rendered / 'manifest.yaml', '--kind', 'alignment'),
                       (path, '--modality', 'image', '--model', tmp_path / 'none'),
                       (path, '--modality', 'image', '--limit', 0)):
         assert run('check', *arguments) == 2

@@ -17,7 +17,8 @@ class RowError(ValueError):
 class Broken:
     """One sample that cannot be used. It is what a data set that skips gives in its place.
 
-    :param source: the annotation file; :param row: its row, counted from 0 (without the header).
+    :param source: the annotation file; :param row: its row, counted from 0 (without the header);
+        -1: the whole file.
     :param path: the sensor file at fault; empty if the row itself is.
     :param reason: what was found and what was expected.
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from onellm_ros.datasets.errors import Broken, BrokenSampleError
+from onellm_ros.datasets.errors import Broken, BrokenSampleError, DataError
 from onellm_ros.datasets.sets import FileSet
 from onellm_ros.model.text import Text
 
@@ -99,10 +99,14 @@ class _BrokenOf(_Chunks):
 
 
 def _loaded(chunks: _Chunks, workers: int) -> Iterator[Any]:
-    # A chunk that hangs is a worker's death to torch only after a timeout; none is set: a large
-    # video may take long.
-    return iter(DataLoader(chunks, batch_size=None, num_workers=workers,
-                           prefetch_factor=2 if workers else None))
+    try:
+        yield from DataLoader(chunks, batch_size=None, num_workers=workers,
+                              prefetch_factor=2 if workers else None)
+    except RuntimeError as error:
+        if 'DataLoader worker' not in str(error):
+            raise
+        raise DataError('a worker process ended early (killed, out of memory?); try fewer '
+                        f'--workers: {error}') from None
 
 
 def count(data: FileSet, text: Text | None = None, *, workers: int = 0,
