@@ -1,68 +1,134 @@
-"""``onellm train``: renders worlds, trains a recipe's stages on them, writes the model."""
+"""``onellm train``: runs the stages of a preset, or one of them, and writes the model."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 import shutil
 import sys
-import time
 from typing import TYPE_CHECKING
 
-from onellm_ros.config import PRESETS, ModelConfig
-from onellm_ros.training.stages import RECIPES, Stage
+from onellm_ros.config import ModelConfig
+from onellm_ros.training.errors import TrainingError
+from onellm_ros.training.recipes import RECIPES, Recipe
+from onellm_ros.training.stages import Stage, changed, from_manifest
 
 if TYPE_CHECKING:
+    from onellm_ros.model.onellm import OneLLM
     from onellm_ros.model.text import Text
+    from onellm_ros.training.distributed import Ranks
+    from onellm_ros.training.pretrained import Beginning
+    from onellm_ros.training.trainer import Trainer
+
+_USES = {'language': {'llm'}, 'encoder': {'encoder', 'tokenizers'},
+         'align': {'encoder', 'tokenizers', 'upm', 'llm'}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``onellm train``."""
-    parser.add_argument('--recipe', choices=sorted(RECIPES), default='nano',
-                        help='model size and stages (default: %(default)s)')
-    parser.add_argument('--out', type=Path, default=Path('runs/nano'),
-                        help='folder of the run; a run found there is resumed')
-    parser.add_argument('--data', type=Path, default=Path('cache/worlds'),
-                        help='folder of rendered worlds; missing ones are rendered into it')
-    parser.add_argument('--worlds', type=int, default=24576, help='worlds to train on')
-    parser.add_argument('--held-out', type=int, default=512, help='worlds to evaluate on')
-    parser.add_argument('--render-processes', type=int, default=2)
-    parser.add_argument('--wait-for', type=int, default=None, metavar='WORLDS',
-                        help='start to train when so many worlds are rendered, while the others '
-                             'follow (default: all; only then a run can be repeated exactly)')
-    parser.add_argument('--steps', action='append', default=[], metavar='STAGE=N',
-                        help='change the number of steps of a stage (0 leaves it out)')
-    parser.add_argument('--until', metavar='STAGE', help='stop after this stage')
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda')
-    parser.add_argument('--threads', type=int, default=0, help='CPU threads; 0: all')
-    parser.add_argument('--workers', type=int, default=1, help='processes that build batches')
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--export', type=Path, metavar='DIR',
-                        help='write the trained model there (config, tokenizer, weights as '
-                             'int8 rows) when the run is done')
-    parser.add_argument('--only-export', action='store_true',
-                        help='write the model of the run as it stands, train nothing')
+    add = parser.add_argument
+    add('--preset', '--recipe', choices=sorted(RECIPES), default='nano',
+        help='model size and stages (default: %(default)s)')
+    add('--stage', metavar='NAME', help='run this stage alone (default: all that are left)')
+    add('--until', metavar='NAME', help='stop after this stage')
+    add('--steps', action='append', default=[], metavar='STAGE=N',
+        help='change the number of optimizer steps of a stage (0 leaves it out)')
+    add('--set', action='append', default=[], metavar='[STAGE.]KEY=VALUE', dest='changes',
+        help='change another number of a stage, or of all: batch, accumulate, learning_rate, '
+             'warmup, experts, checkpointing ... (docs/training.md)')
+    add('--init', action='append', default=[], metavar='[PART,..=]DIR',
+        help='begin with a model directory, a run, a Hugging Face LLM or CLIP; of some parts '
+             '(encoder, tokenizers, upm, llm) where named; may be given several times')
+    add('--out', type=Path, help='folder of the run; a run found there is resumed (default: '
+                                 'runs/PRESET)')
+    data = parser.add_argument_group('data')
+    add = data.add_argument
+    add('--data', type=Path, default=Path('cache/worlds'),
+        help='folder of rendered worlds; missing ones are rendered into it')
+    add('--worlds', type=int, default=24576, help='worlds to train on')
+    add('--held-out', type=int, default=512, help='worlds to evaluate on')
+    add('--render-processes', type=int, default=2)
+    add('--wait-for', type=int, metavar='WORLDS',
+        help='start to train when so many worlds are rendered, while the others follow (default: '
+             'all; only then a run can be repeated exactly)')
+    add('--manifest', action='append', default=[], metavar='[STAGE=]FILE',
+        help='train a stage from annotated files (docs/data.md), on answers alone')
+    add('--held-out-manifest', action='append', default=[], metavar='[STAGE=]FILE',
+        help='evaluate it on these')
+    add('--root', type=Path, metavar='DIR', help="folder of the manifests' paths")
+    add('--on-broken', choices=('error', 'skip'), default='error',
+        help='what to do with a broken sample; skipped ones are counted and named in RUN')
+    machine = parser.add_argument_group('machine')
+    add = machine.add_argument
+    add('--device', default='auto', help='auto, cpu, cuda (torchrun: one for each process)')
+    add('--threads', type=int, default=0, help='CPU threads; 0: all')
+    add('--workers', type=int, default=1, help='processes that build batches')
+    add('--precision', choices=('bf16', 'float32'), default='bf16')
+    add('--lora', type=int, default=0, metavar='RANK',
+        help='tune the LLM through adapters of this rank (needs peft)')
+    add('--seed', type=int, default=0)
+    told = parser.add_argument_group('what it tells and writes')
+    add = told.add_argument
+    add('--tensorboard', action='store_true', help="write TensorBoard's files, too")
+    add('--log-every', type=int, default=50, metavar='STEPS')
+    add('--eval-every', type=int, default=500, metavar='STEPS')
+    add('--save-every', type=int, metavar='STEPS', help='(default: as the preset says)')
+    add('--export', type=Path, metavar='DIR',
+        help='write the trained model there (config, tokenizer, weights) when the run is done')
+    add('--only-export', action='store_true',
+        help='write the model of the run as it stands, train nothing')
+    add('--plot', type=Path, metavar='RUN',
+        help="only draw a run's losses and accuracies (done at a run's end, too)")
 
 
-def changed_stages(recipe: tuple[Stage, ...], changes: list[str],
-                   until: str | None) -> tuple[Stage, ...]:
-    """Return the recipe with ``STAGE=N`` applied, up to the stage ``until``.
+def chosen_stages(recipe: Recipe, args: argparse.Namespace) -> tuple[Stage, ...]:
+    """Return the stages as the options change them, up to the last one that is to run.
 
-    :raises ValueError: for a stage that the recipe lacks or a number that is none.
+    :raises ValueError: for a stage that the preset lacks, or a value that is none.
     """
-    names = [s.name for s in recipe]
-    steps = {}
-    for change in changes:
-        name, _, number = change.partition('=')
+    names = [s.name for s in recipe.stages]
+    changes: dict[str, dict[str, str]] = {name: {} for name in names}
+    for text in args.steps:
+        name, _, number = text.partition('=')
         if name not in names or not number.isdigit():
-            raise ValueError(f'--steps {change}: expected STAGE=N with a stage of {names}')
-        steps[name] = int(number)
-    if until is not None and until not in names:
-        raise ValueError(f'--until {until}: expected one of {names}')
-    last = names.index(until) if until else len(recipe) - 1
-    stages = [replace(s, steps=steps.get(s.name, s.steps)) for s in recipe[:last + 1]]
-    return tuple(stages)
+            raise ValueError(f'--steps {text}: expected STAGE=N with a stage of {names}')
+        changes[name]['steps'] = number
+    for text in args.changes:
+        key, equals, value = text.partition('=')
+        stage, dot, field = key.rpartition('.')
+        if not equals or (dot and stage not in names):
+            raise ValueError(f'--set {text}: expected [STAGE.]KEY=VALUE with a stage of {names}')
+        for name in [stage] if dot else names:
+            changes[name][field] = value
+    last = args.stage or args.until or names[-1]
+    for option, name in (('--stage', args.stage), ('--until', args.until)):
+        if name and name not in names:
+            raise ValueError(f'{option} {name}: expected one of {names}')
+    by_manifest = stage_files('--manifest', args.manifest, recipe, args.stage)
+    stages = [from_manifest(s) if s.name in by_manifest else s for s in recipe.stages]
+    return tuple(changed(s, changes[s.name]) for s in stages[:names.index(last) + 1])
+
+
+def stage_files(option: str, texts: Sequence[str], recipe: Recipe, stage: str | None
+                ) -> dict[str, Path]:
+    """Return which file each stage reads; one without a stage is for all that read manifests.
+
+    :raises ValueError: for a stage that the preset lacks, or a file for no stage.
+    """
+    out: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition('=')
+        if equals:
+            recipe.stage(name)
+            out[name] = Path(path)
+            continue
+        meant = [stage] if stage else [s.name for s in recipe.stages if s.data == 'manifest']
+        if not meant:
+            raise ValueError(f'{option} {text}: for which stage? Expected STAGE=FILE')
+        out.update(dict.fromkeys(meant, Path(text)))
+    return out
 
 
 def check_numbers(args: argparse.Namespace) -> None:
@@ -71,101 +137,191 @@ def check_numbers(args: argparse.Namespace) -> None:
     :raises ValueError: naming the option.
     """
     for name, least in (('worlds', 1), ('held_out', 1), ('render_processes', 1), ('threads', 0),
-                        ('workers', 0)):
-        if getattr(args, name) < least:
-            raise ValueError(f'--{name.replace("_", "-")}: found {getattr(args, name)}, expected '
-                             f'at least {least}')
+                        ('workers', 0), ('lora', 0), ('log_every', 1), ('eval_every', 1),
+                        ('save_every', 1)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise ValueError(f'--{name.replace("_", "-")}: found {value}, expected at least '
+                             f'{least}')
 
 
-def wait_for_worlds(folder: Path, wanted: int, processes: list) -> None:
-    """Wait until enough worlds are rendered.
+def check_beginning(recipe: Recipe, stages: Sequence[Stage], start: int, given: set[str]) -> None:
+    """Refuse to begin with a part untrained that should have been trained before.
 
-    :raises RuntimeError: when the writers ended before that.
+    :param given: parts that come with ``--init``.
+    :raises TrainingError: naming the part.
     """
-    from onellm_ros.training.shards import Shards
-    shards = Shards(folder)
-    while len(shards) < wanted:
-        if not any(p.is_alive() for p in processes) and shards.refresh() < wanted:
-            raise RuntimeError(f'rendering ended with {len(shards)} of {wanted} worlds in '
-                               f'{folder}; its error stands above')
-        time.sleep(1.0)
-        shards.refresh()
-        if sys.stderr.isatty():
-            print(f'\rrendered {len(shards)} of {wanted} worlds', end='', file=sys.stderr)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+    before = {part for stage in recipe.stages[:start] for part in stage.trains}
+    for stage in stages[start:]:
+        if not stage.steps:
+            continue
+        wanted = (before | set(recipe.needs)) & _USES[stage.kind]
+        missing = sorted(wanted - given)
+        if missing:
+            raise TrainingError(
+                f'stage {stage.name} needs {" and ".join(missing)} trained before it: give '
+                '--init DIR (a model directory, a run, a Hugging Face LLM or CLIP), or run the '
+                'stages before it')
+        given = given | set(stage.trains)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train as the options say; returns the exit status."""
+    """Train as the options say; returns the exit status (1: failed, 2: wrong use)."""
+    from onellm_ros.model.files import CheckpointError
+    from onellm_ros.model.text import TextError
+    from onellm_ros.training.plots import plot_run
+
+    recipe = RECIPES[args.preset]
+    try:
+        stages = chosen_stages(recipe, args)
+        check_numbers(args)
+        args.out = args.out or Path('runs') / recipe.name
+        for folder in () if args.plot else (args.out, args.export or args.out):
+            folder.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        print(f'onellm train: error: {error}', file=sys.stderr)
+        return 2
+    try:
+        if args.plot:
+            print('\n'.join(f'wrote {path}' for path in plot_run(args.plot)))
+            return 0
+        return _run(args, recipe, stages)
+    except KeyboardInterrupt:
+        print('stopped; the same command goes on from the last checkpoint', file=sys.stderr)
+        return 130
+    except (TrainingError, TextError, CheckpointError) as error:
+        print(f'onellm train: error: {error}', file=sys.stderr)
+        return 1
+
+
+def _run(args: argparse.Namespace, recipe: Recipe, stages: tuple[Stage, ...]) -> int:
+    """Train stages; returns the exit status."""
     import torch
 
     from onellm_ros.inference.locate import EngineError, find_device
-    from onellm_ros.model.checkpoint import save_model
-    from onellm_ros.model.onellm import OneLLM
-    from onellm_ros.training.trainer import Trainer
+    from onellm_ros.training.distributed import started_ranks
+    from onellm_ros.training.plots import plot_run
+    from onellm_ros.training.progress import LOG
 
     try:
-        recipe = changed_stages(RECIPES[args.recipe], args.steps, args.until)
-        check_numbers(args)
-        device = str(find_device(args.device))
-        for folder in (args.out, args.export or args.out):
-            folder.mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError, EngineError) as error:
-        print(f'onellm train: {error}', file=sys.stderr)
-        return 2
-    config = PRESETS[args.recipe]
+        device = find_device(args.device)
+    except EngineError as error:
+        raise TrainingError(str(error)) from None
     if args.threads:
         torch.set_num_threads(args.threads)
-    text = run_tokenizer(args.out, config)
-    config = replace(config, llm=replace(config.llm, vocab_size=text.size))
-    held_out = args.data / 'held_out'
-    trainer = Trainer(OneLLM(config), text, args.out, args.data, held_out, seed=args.seed,
-                      device=device, workers=args.workers)
-    if not args.only_export:
-        worlds = Worlds(args.data, held_out, config, args)
-        try:
-            trainer.run(recipe, worlds.prepare)
-        except KeyboardInterrupt:
-            print('stopped; the same command goes on from the last checkpoint', file=sys.stderr)
-            return 130
-    if args.export:
-        save_model(trainer.model, args.export, torch.int8)
-        shutil.copy(args.out / config.text.tokenizer, args.export)
-        print(f'wrote {args.export}')
+    with started_ranks(device) as ranks:
+        trainer = _trainer(args, recipe, stages, ranks)
+        if not args.only_export:
+            _train(args, trainer, ranks)
+        if ranks.first and args.export:
+            export(trainer, args.export, recipe.int8)
+        if ranks.first and (args.out / LOG).exists():
+            plot_run(args.out)
     return 0
 
 
-def run_tokenizer(out: Path, config: ModelConfig) -> Text:
-    """Return the run's tokenizer, trained at the first call."""
-    from onellm_ros.model.text import Text, train_tokenizer
+def _trainer(args: argparse.Namespace, recipe: Recipe, stages: tuple[Stage, ...], ranks: Ranks
+             ) -> Trainer:
+    """Return the trainer of a new run, or of the one that is found."""
+    from onellm_ros.model.text import Text
+    from onellm_ros.training.checkpoint import STATE, load_state
+    from onellm_ros.training.pretrained import Beginning, Init
+    from onellm_ros.training.sources import Sources
+    from onellm_ros.training.trainer import Options, Trainer
+
+    start = len(stages) - 1 if args.stage else 0
+    found = (args.out / STATE).exists()
+    if found and args.init and ranks.first:
+        print(f'{args.out} holds a run, which is gone on with; --init is for new ones',
+              file=sys.stderr)
+    with ranks.first_alone() as mine:
+        beginning = Beginning(recipe.model, [] if found or not mine
+                              else [Init.parse(text) for text in args.init])
+        if mine and not found:
+            check_beginning(recipe, stages, start, set(beginning.parts))
+        if mine:
+            make_tokenizer(args.out, beginning)
+    state = load_state(args.out, [s.name for s in stages])
+    config = ranks.told(beginning.config) if state is None else state.config
+    text = Text.load(args.out, config.text)
+    model = _model(beginning, ranks.told(set(beginning.parts)), config, text, stages[start:],
+                   ranks, args.seed, found)
+    sources = Sources(
+        args.data, args.data / 'held_out',
+        stage_files('--manifest', args.manifest, recipe, args.stage),
+        stage_files('--held-out-manifest', args.held_out_manifest, recipe, args.stage),
+        args.root, args.on_broken)
+    options = Options(args.seed, args.workers, args.precision, args.lora, args.tensorboard,
+                      args.log_every, args.save_every or recipe.save_every, args.eval_every)
+    trainer = Trainer(model, text, stages, args.out, sources, options=options, ranks=ranks,
+                      heads=beginning.heads, start=start)
+    if args.stage and trainer.stage_index < start:
+        raise TrainingError(f'{args.out}: the run stands at stage '
+                            f'{stages[trainer.stage_index].name}; run that before {args.stage}')
+    return trainer
+
+
+def _model(beginning: Beginning, given: set[str], config: ModelConfig, text: Text,
+           stages: Sequence[Stage], ranks: Ranks, seed: int, structure: bool) -> OneLLM:
+    """Return the model that a run begins with; on other ranks than the first its structure."""
+    import torch
+
+    from onellm_ros.model.onellm import OneLLM
+    from onellm_ros.training.experts import with_expert_count
+
+    if 'llm' not in given:
+        config = replace(config, llm=replace(config.llm, vocab_size=text.size))
+    experts = next((s.experts for s in stages if s.experts and s.steps), 0)
+    if 'upm' not in given and experts:
+        config = with_expert_count(config, experts)
+    if structure or not ranks.first:
+        with torch.device('meta'):
+            return OneLLM(config)
+    torch.manual_seed(seed)
+    return beginning.model(config)
+
+
+def make_tokenizer(out: Path, beginning: Beginning) -> None:
+    """See that the run has a tokenizer: that of its language model, or one trained for it."""
+    from onellm_ros.model.text import train_tokenizer
     from onellm_ros.simulation.language import vocabulary_texts
-    path = out / config.text.tokenizer
-    if not path.exists():
-        # What the template adds to each turn is worth a few tokens of its own.
-        turns = [' Human: What', ' Assistant: a', ' Assistant: the'] * 1000
-        train_tokenizer([*vocabulary_texts(), *turns], config.llm.vocab_size).save(str(path))
-    return Text.load(out, config.text)
+
+    path = out / beginning.config.text.tokenizer
+    if any((out / name).exists() for name in ('tokenizer.json', 'tokenizer.model')) \
+            or beginning.copy_tokenizer(out):
+        return
+    if 'llm' in beginning.parts:
+        raise TrainingError(f'{beginning.text_folder}: found no tokenizer.json or tokenizer.model '
+                            'beside the language model, expected one')
+    # What the template adds to each turn is worth a few tokens of its own.
+    turns = [' Human: What', ' Assistant: a', ' Assistant: the'] * 1000
+    train_tokenizer([*vocabulary_texts(), *turns],
+                    beginning.config.llm.vocab_size).save(str(path))
 
 
-class Worlds:
-    """Renders what a recipe needs, when its first stage that needs it comes."""
+def _train(args: argparse.Namespace, trainer: Trainer, ranks: Ranks) -> None:
+    from onellm_ros.training.worlds import WorldOptions, Worlds
 
-    def __init__(self, data: Path, held_out: Path, config: ModelConfig, args: argparse.Namespace):
-        self.data, self.held_out, self.config, self.args = data, held_out, config, args
-        self.ready = False
+    worlds = Worlds(WorldOptions(args.data, args.worlds, args.held_out, args.render_processes,
+                                 args.wait_for), trainer.config)
 
-    def prepare(self, stage: Stage) -> None:
-        """Wait until the worlds of a stage are there."""
-        if stage.kind == 'language' or self.ready:
-            return
-        from onellm_ros.training.shards import SHARD_WORLDS, start_rendering
-        writers = start_rendering(self.held_out, range(1), self.config, base_seed=1,
-                                  held_out=True, worlds=self.args.held_out)
-        wait_for_worlds(self.held_out, self.args.held_out, writers)
-        count = -(-self.args.worlds // SHARD_WORLDS)
-        writers = start_rendering(self.data, range(count), self.config,
-                                  processes=self.args.render_processes)
-        wanted = count * SHARD_WORLDS
-        wait_for_worlds(self.data, min(self.args.wait_for or wanted, wanted), writers)
-        self.ready = True
+    def prepare(stage: Stage) -> None:
+        with ranks.first_alone() as mine:
+            if mine:
+                worlds.prepare(stage)
+
+    trainer.run(prepare)
+
+
+def export(trainer: Trainer, folder: Path, int8: bool) -> None:
+    """Write a model directory."""
+    import torch
+
+    from onellm_ros.model.checkpoint import save_model
+    from onellm_ros.training.pretrained import TOKENIZER_FILES
+
+    save_model(trainer.finished(), folder, torch.int8 if int8 else torch.float16)
+    for name in TOKENIZER_FILES:
+        if (trainer.out / name).is_file():
+            shutil.copy(trainer.out / name, folder)
+    print(f'wrote {folder}')

@@ -1,13 +1,15 @@
-"""Batches from rendered worlds: tensors of one set of modalities, questions about them, targets.
+"""Batches from rendered worlds, and from scenes that are told: signals, questions, targets.
 
-``Batches`` is a map-style data set of whole batches: item ``step`` depends only on the stage, the
-seed, the step and the worlds at hand, so that a resumed run sees what the first would have seen.
+Everything drawn for a sample comes from a generator of its own (seed, stage, step, place in the
+batch), so a part of a batch holds what the whole one would hold at these places.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+import zlib
 
 import numpy as np
 import torch
@@ -20,101 +22,40 @@ from onellm_ros.model.text import Text
 from onellm_ros.preprocess import normalise, standardise_imu
 from onellm_ros.simulation import language
 from onellm_ros.simulation.truth import Truth
+from onellm_ros.training.batches import Batch, Split, counted
+from onellm_ros.training.counts import on_groups
+from onellm_ros.training.errors import TrainingError
 from onellm_ros.training.heads import Cells
 from onellm_ros.training.mirror import MIRRORED, mirror_signal, mirror_truth
 from onellm_ros.training.shards import Shards
 from onellm_ros.training.slots import slot_targets
 from onellm_ros.training.stages import Stage
 from onellm_ros.training.targets import TARGETS, cell_owners, told_by, truth_targets
+from onellm_ros.training.templates import Segment, pack_segments
 
 REFRESH_STEPS = 50
 WITH_CELLS = (Modality.IMAGE, Modality.VIDEO, Modality.DEPTH, Modality.NORMAL, Modality.POINT)
 NO_COLOUR = 0.15                # share of depth and normal batches without a colour camera
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A question and its answer as token ids."""
-
-    prompt: list[int]
-    answer: list[int]
-    type: str
-
-
-@dataclass
-class Packed:
-    """Question segments of a batch, padded: each segment sees the prefix and itself.
-
-    ``ids``, ``segments`` (0 = padding) and ``positions`` (from the prefix' end on) are int64
-    [B, L]; ``labels`` holds the next token where it belongs to an answer, else -100.
-    """
-
-    ids: Tensor
-    segments: Tensor
-    positions: Tensor
-    labels: Tensor
-    types: list[list[str]]
-
-
-def pack_segments(rows: list[list[Segment]], pad: int, multiple: int = 16) -> Packed:
-    """Lay the segments of each row one behind another."""
-    lengths = [sum(len(s.prompt) + len(s.answer) for s in row) for row in rows]
-    width = -(-max(lengths) // multiple) * multiple
-    shape = (len(rows), width)
-    ids = np.full(shape, pad, np.int64)
-    segments, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    labels = np.full(shape, -100, np.int64)
-    for b, row in enumerate(rows):
-        at = 0
-        for number, segment in enumerate(row, 1):
-            tokens = segment.prompt + segment.answer
-            end = at + len(tokens)
-            ids[b, at:end] = tokens
-            segments[b, at:end] = number
-            positions[b, at:end] = np.arange(len(tokens))
-            first = at + len(segment.prompt) - 1
-            labels[b, first:end - 1] = segment.answer
-            at = end
-    return Packed(torch.from_numpy(ids), torch.from_numpy(segments), torch.from_numpy(positions),
-                  torch.from_numpy(labels), [[s.type for s in row] for row in rows])
-
-
-@dataclass
-class Batch:
-    """One batch; ``inputs`` are the tensors that the modality tokenizers take.
-
-    ``slots`` are the targets of ``slots.slot_targets``, stacked; ``cells`` those of the dense
-    heads.
-    """
-
-    modalities: tuple[Modality, ...]
-    inputs: dict[Modality, Tensor]
-    targets: dict[str, Tensor]
-    text: Packed | None = None
-    slots: dict[Modality, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    cells: Cells | None = None
-
-    @property
-    def worlds(self) -> int:
-        """Number of worlds (or told scenes) in the batch."""
-        return len(next(iter(self.slots.values()))[0])
+_CHEAP = (Modality.AUDIO, Modality.IMU, Modality.POINT, Modality.FMRI)
+Generators = Sequence[np.random.Generator]
 
 
 def _jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Vary brightness, contrast and colour balance of uint8 [B, H, W, 3], as cameras do."""
-    b = image.shape[0]
-    gain = rng.uniform(0.75, 1.25, (b, 1, 1, 1)) * rng.uniform(0.93, 1.07, (b, 1, 1, 3))
-    offset = rng.uniform(-18, 18, (b, 1, 1, 1))
-    noise = rng.normal(0, 1, image.shape).astype(np.float32) * rng.uniform(0, 5, (b, 1, 1, 1))
+    """Vary brightness, contrast and colour balance of uint8 [H, W, 3], as cameras do."""
+    gain = rng.uniform(0.75, 1.25) * rng.uniform(0.93, 1.07, 3)
+    offset = rng.uniform(-18, 18)
+    noise = rng.standard_normal(image.shape, np.float32) * rng.uniform(0, 5)
     return np.clip((image - 110.0) * gain + 110.0 + offset + noise, 0, 255).astype(np.uint8)
 
 
 def model_input(shards: Shards, worlds: list[int], modality: Modality, config: ModelConfig,
-                rng: np.random.Generator | None = None, mirrored: bool = False) -> Tensor:
+                rngs: Generators | None = None, mirrored: bool = False, colour: bool = True
+                ) -> Tensor:
     """Return the tokenizer input of one modality for some worlds.
 
-    :param rng: varies pictures as cameras do; None: as rendered (evaluation).
+    :param rngs: vary pictures as cameras do, one a world; None: as rendered (evaluation).
     :param mirrored: exchange left and right.
+    :param colour: depth and normals have the colour picture beside them.
     """
     def picture(array: np.ndarray) -> Tensor:
         return normalise(torch.from_numpy(np.ascontiguousarray(array)).movedim(-1, -3) / 255)
@@ -123,95 +64,128 @@ def model_input(shards: Shards, worlds: list[int], modality: Modality, config: M
     if mirrored:
         raw = mirror_signal(raw, modality.value)
     if modality is Modality.IMAGE:
-        return picture(_jitter(raw, rng) if rng is not None else raw)
+        if rngs is not None:
+            raw = np.stack([_jitter(one, rng) for one, rng in zip(raw, rngs, strict=True)])
+        return picture(raw)
     if modality is Modality.VIDEO:
         frames = raw.reshape(-1, *raw.shape[2:])
         return picture(frames).unflatten(0, raw.shape[:2])            # [B, T, 3, S, S]
     tensor = torch.from_numpy(raw.astype(np.float32))
     if modality in (Modality.DEPTH, Modality.NORMAL):
-        if rng is not None and rng.random() < NO_COLOUR:
+        if not colour:
             return tensor[:, None]                                    # [B, 1, 3, S, S]
-        colour = model_input(shards, worlds, Modality.IMAGE, config, rng, mirrored)
-        return torch.stack([colour, tensor], 1)                       # [B, 2, 3, S, S]
+        beside = model_input(shards, worlds, Modality.IMAGE, config, rngs, mirrored)
+        return torch.stack([beside, tensor], 1)                       # [B, 2, 3, S, S]
     if modality is Modality.IMU:
         tensor = tensor.transpose(1, 2)                               # [B, 6, n]
         return standardise_imu(tensor) if config.tokenizer.imu_standardise else tensor
     return tensor[:, None] if modality is Modality.FMRI else tensor
 
 
-class Batches(Dataset[Batch]):
-    """All batches of a stage.
+class WorldBatches(Dataset[Batch]):
+    """The batches of a stage from rendered worlds, or of told scenes (kind ``language``).
 
     :param folder: where the shards are; :param seed: varies order and wordings.
+    :param split: which parts of the batches these are.
     :param as_rendered: do not vary signals (evaluation); the wordings are those of training.
     """
 
-    def __init__(self, folder: str, stage: Stage, config: ModelConfig, text: Text, *,
-                 seed: int = 0, as_rendered: bool = False):
+    def __init__(self, folder: str | Path, stage: Stage, config: ModelConfig, text: Text, *,
+                 seed: int = 0, split: Split = Split(), as_rendered: bool = False):
         self.shards = Shards(Path(folder))
         self.stage, self.config, self.text = stage, config, text
-        self.seed, self.as_rendered = seed, as_rendered
+        self.seed, self.split, self.as_rendered = seed, split, as_rendered
         weights = np.array([w for _, w in stage.sets], float)
         self.weights = weights / weights.sum()
+        self._key = zlib.crc32(stage.name.encode())
         self._built = 0
 
-    def __len__(self) -> int:
-        return self.stage.steps
+    def present(self) -> list[tuple[Modality, ...]]:
+        """Return the sets of modalities that batches may hold."""
+        return [present for present, _ in self.stage.sets]
 
-    def __getitem__(self, step: int) -> Batch:
-        """Build the batch of a step."""
+    def only(self, present: tuple[Modality, ...]) -> WorldBatches:
+        """Return batches of one of the sets alone."""
+        return WorldBatches(self.shards.folder, replace(self.stage, sets=((present, 1.0),)),
+                            self.config, self.text, seed=self.seed, split=self.split,
+                            as_rendered=self.as_rendered)
+
+    def inputs(self, modality: Modality, count: int) -> Tensor:
+        """Return the tokenizer inputs of some worlds, as rendered."""
+        self._check()
+        rng = np.random.default_rng(self.seed)
+        worlds = [int(w) for w in rng.integers(0, len(self.shards), count)]
+        return model_input(self.shards, worlds, modality, self.config)
+
+    def _check(self) -> None:
+        if not len(self.shards):
+            raise TrainingError(f'no rendered worlds in {self.shards.folder}: let '
+                                '`onellm train` render some first')
+
+    def size(self, present: tuple[Modality, ...]) -> int:
+        """Return the samples of a whole batch of a set of modalities."""
+        if self.stage.kind == 'encoder' and present[0] in _CHEAP:
+            return 2 * self.stage.batch
+        return max(1, self.stage.batch // 2) if len(present) > 2 else self.stage.batch
+
+    def __getitem__(self, index: int) -> Batch:
+        """Build the part ``index`` of this rank."""
         self._built += 1
         if self._built % REFRESH_STEPS == 0:
             self.shards.refresh()
-        if self.stage.kind != 'language' and not len(self.shards):
-            raise FileNotFoundError(f'no rendered worlds in {self.shards.folder}: let '
-                                    '`onellm train` render some first')
-        rng = np.random.default_rng([self.seed, step, len(self.stage.name)])
+        step, part = self.split.place(index)
+        rng = np.random.default_rng([self.seed, self._key, step])
         present = self.stage.sets[int(rng.choice(len(self.weights), p=self.weights))][0]
-        count = self.stage.batch
-        if self.stage.kind == 'encoder' and present[0] in (
-                Modality.AUDIO, Modality.IMU, Modality.POINT, Modality.FMRI):
-            count *= 2                                  # cheap ones
-        elif len(present) > 2:
-            count //= 2                                 # dear ones
+        count = self.size(present)
+        mine = self.split.samples(part, count)
+        rngs = [np.random.default_rng([self.seed, self._key, step, 1 + place]) for place in mine]
         if self.stage.kind == 'language':
-            return self.build_language(count, present, rng)
-        worlds = [int(w) for w in rng.integers(0, len(self.shards), count)]
-        return self.build(worlds, present, rng)
+            return self.build_language(present, rngs)
+        self._check()
+        worlds = [int(w) for w in rng.integers(0, len(self.shards), count)][mine.start:mine.stop]
+        return self.build(worlds, present, rng, rngs)
 
-    def build_language(self, count: int, present: tuple[Modality, ...],
-                       rng: np.random.Generator) -> Batch:
+    def build_language(self, present: tuple[Modality, ...], rngs: Generators) -> Batch:
         """Build a batch of scenes that are told by their slots, without rendering anything."""
         ordered = tuple(m for m in PROMPT_ORDER if m in present)
         seen = frozenset(ordered)
-        truths = [language.random_truth(rng) for _ in range(count)]
-        return Batch(
-            ordered, {}, {}, slots=self._slots(truths, ordered),
-            text=pack_segments([self._segments(t, seen, rng) for t in truths], self.text.pad))
+        truths = [language.random_truth(rng) for rng in rngs]
+        rows = [self._segments(t, seen, rng) for t, rng in zip(truths, rngs, strict=True)]
+        batch = Batch(ordered, {}, [f'told scene {t.seed}' for t in truths],
+                      text=pack_segments(rows, self.text.pad), slots=self._slots(truths, ordered))
+        return counted(batch)
 
-    def build(self, worlds: list[int], present: tuple[Modality, ...],
-              rng: np.random.Generator) -> Batch:
-        """Build a batch of given worlds with the given modalities."""
+    def build(self, worlds: list[int], present: tuple[Modality, ...], rng: np.random.Generator,
+              rngs: Generators) -> Batch:
+        """Build a batch of given worlds with the given modalities.
+
+        :param rng: for what the whole batch has in common. :param rngs: one for each world.
+        """
+        varied = not self.as_rendered
+        mirrored, colours = rng.random() < 0.5, rng.random(2) >= NO_COLOUR
+        colour = {Modality.DEPTH: bool(colours[0]), Modality.NORMAL: bool(colours[1])}
         truths = [self.shards.truth(w) for w in worlds]
+        names = [f'world {w} (seed {t.seed})' for w, t in zip(worlds, truths, strict=True)]
         ordered = tuple(m for m in PROMPT_ORDER if m in present)
         seen = frozenset(ordered)
-        mirrored = not self.as_rendered and seen <= MIRRORED and rng.random() < 0.5
+        mirrored = mirrored and varied and seen <= MIRRORED
         if mirrored:
             truths = [mirror_truth(t) for t in truths]
         targets = [told_by(truth_targets(t), seen) for t in truths]
-        batch = Batch(ordered, {}, {
+        batch = Batch(ordered, {}, names, {
             t.name: torch.from_numpy(np.stack([row[t.name] for row in targets])) for t in TARGETS})
         batch.slots = self._slots(truths, ordered)
-        batch.inputs = {m: model_input(self.shards, worlds, m, self.config,
-                                       None if self.as_rendered else rng, mirrored)
-                        for m in ordered}
+        batch.inputs = {
+            m: model_input(self.shards, worlds, m, self.config, rngs if varied else None,
+                           mirrored, not varied or colour.get(m, True)) for m in ordered}
         if self.stage.dense and ordered[0] in WITH_CELLS:
-            batch.cells = self._cells(worlds, truths, mirrored)
-        if self.stage.kind in ('encoder', 'project'):
-            return batch
-        batch.text = pack_segments([self._segments(t, seen, rng) for t in truths],
-                                   self.text.pad)
-        return batch
+            cells = self._cells(worlds, truths, mirrored)
+            batch.cells = on_groups(cells, batch.inputs[ordered[0]], self.config) \
+                if ordered[0] is Modality.POINT else cells
+        if self.stage.kind == 'align' and self.stage.answers:
+            rows = [self._segments(t, seen, r) for t, r in zip(truths, rngs, strict=True)]
+            batch.text = pack_segments(rows, self.text.pad)
+        return counted(batch)
 
     def _cells(self, worlds: list[int], truths: list[Truth], mirrored: bool) -> Cells:
         dense, distance = self.shards.rows(worlds, 'dense'), self.shards.rows(worlds, 'distance')
@@ -249,4 +223,4 @@ class Batches(Dataset[Batch]):
         return rows
 
     def _segment(self, question: str, answer: str, kind: str) -> Segment:
-        return Segment(self.text.encode_prompt(question), self.text.encode_answer(answer), kind)
+        return Segment.of(self.text.encode_prompt(question), self.text.encode_answer(answer), kind)

@@ -1,354 +1,268 @@
 """The trainer: runs one stage after another, writes checkpoints, resumes where it was stopped.
 
-Owns the optimizer, the schedule, the losses of each kind of stage and the run's folder
-(``state.pt``, ``log.jsonl``). Data come from ``data.py``, the order of things from ``stages.py``.
+Owns the order of things: a stage's beginning, what is due after a step, a stage's end. Steps are
+taken by ``stage_run.py``, batches come from ``sources.py``, the run's folder is written by
+``checkpoint.py`` and ``progress.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-import json
-import math
-import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-import time
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from onellm_ros.config import ModelConfig
-from onellm_ros.modality import Modality
+from onellm_ros.datasets import DataError
 from onellm_ros.model.onellm import OneLLM
-from onellm_ros.model.points import farthest_points
 from onellm_ros.model.text import Text
-from onellm_ros.preprocess.points import METRIC_SCALE_M
-from onellm_ros.simulation.render import Camera
-from onellm_ros.training.data import Batch, Batches, Packed, model_input
-from onellm_ros.training.heads import CloudHead, DenseHead, FactsHead, pooled
-from onellm_ros.training.slots import SceneEmbedding, SlotHead
+from onellm_ros.training import lora
+from onellm_ros.training.batches import Batch, Split, StageBatches
+from onellm_ros.training.checkpoint import Moments, RunState, load_state, restore, save_state
+from onellm_ros.training.distributed import Ranks, Sums, add_sums
+from onellm_ros.training.errors import TrainingError, plain
+from onellm_ros.training.experts import copied_experts
+from onellm_ros.training.losses import Heads
+from onellm_ros.training.progress import Log, Progress
+from onellm_ros.training.sources import Sources
+from onellm_ros.training.stage_run import StageRun, means, seed_of
 from onellm_ros.training.stages import Stage
+from onellm_ros.training.templates import with_template
 
-EVAL_BATCHES = 16
-BLUR = 0.4                      # how unsure told scenes are while the LLM learns from them
-ALL_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the text names the stage and the step."""
+FIT_SAMPLES = 64
 
 
-class Heads(nn.Module):
-    """All heads that training throws away.
+@dataclass(frozen=True)
+class Options:
+    """How to train, beside the stages.
 
-    :param scale: root mean square of the LLM's word embeddings.
+    :param seed: of everything drawn. :param workers: processes that build batches.
+    :param precision: ``bf16`` (autocast) or ``float32``. :param lora: rank of adapters in stages
+        in which the LLM learns; 0: all of its weights learn.
+    :param tensorboard: write TensorBoard's files, too.
+    :param log_every: optimizer steps between lines of the log; likewise the others.
     """
 
-    def __init__(self, config: ModelConfig, scale: float):
-        super().__init__()
-        encoder, slots = config.encoder, config.upm.modality_tokens
-        self.dense = DenseHead(encoder.width, encoder.image_size // encoder.patch_size)
-        self.pooled = nn.ModuleDict({m.value: FactsHead(2 * encoder.width) for m in Modality})
-        self.slots = SlotHead(config.llm.dim)
-        self.scene = SceneEmbedding(config.llm.dim, slots, scale)
-        self.cloud = CloudHead(encoder.width)
-
-
-def block_mask(prefix: int, segments: Tensor) -> Tensor:
-    """Return which positions see which, bool [B, 1, P + L, P + L].
-
-    Prefix positions see the prefix before them; text sees the whole prefix and its own segment up
-    to itself. Padding sees itself (a row without any key would be NaN).
-    """
-    b, length = segments.shape
-    total = prefix + length
-    causal = torch.ones(total, total, dtype=torch.bool, device=segments.device).tril()
-    mask = causal.expand(b, total, total).clone()
-    mask[:, prefix:, prefix:] &= segments[:, :, None] == segments[:, None, :]
-    return mask[:, None]
-
-
-def answer_loss(logits: Tensor, packed: Packed) -> tuple[Tensor, dict[str, list[float]]]:
-    """Return the mean loss on answer tokens and, per question type, which answers are all right.
-
-    An answer whose every token is the likeliest one given the right ones before it is exactly what
-    greedy decoding would say.
-
-    :param logits: [answer tokens of the batch, vocabulary].
-    """
-    known = packed.labels != -100
-    wanted = packed.labels[known]
-    loss = F.cross_entropy(logits.float(), wanted)
-    wrong = logits.detach().argmax(-1) != wanted
-    most = int(packed.segments.max()) + 1
-    row = torch.arange(len(known), device=known.device)[:, None].expand_as(known)
-    key = (row * most + packed.segments)[known]
-    mistakes = torch.bincount(key, wrong.float(), minlength=len(known) * most).tolist()
-    outcome: dict[str, list[float]] = {}
-    for b, types in enumerate(packed.types):
-        for number, kind in enumerate(types, 1):
-            outcome.setdefault(kind, []).append(float(mistakes[b * most + number] == 0))
-    return loss, outcome
+    seed: int = 0
+    workers: int = 1
+    precision: str = 'bf16'
+    lora: int = 0
+    tensorboard: bool = False
+    log_every: int = 50
+    save_every: int = 200
+    eval_every: int = 500
 
 
 class Trainer:
-    """Trains one model through the stages of a recipe.
+    """Trains one model through stages.
 
-    :param out: folder of the run; a ``state.pt`` in it is resumed.
-    :param data: folder of rendered shards; :param held_out: folder of shards for evaluation.
+    :param model: to begin with; of several ranks only the first needs its values, the others may
+        have it on the meta device. A run found in ``out`` brings its own.
+    :param stages: to go through. :param out: folder of the run; resumed where there is one.
+    :param heads: tensors of some heads that were trained before.
+    :param start: index of the stage that a new run begins with.
+    :raises TrainingError: if the run found cannot be gone on with.
     """
 
-    def __init__(self, model: OneLLM, text: Text, out: Path, data: Path, held_out: Path, *,
-                 seed: int = 0, device: str = 'cpu', workers: int = 1):
-        self.model, self.text, self.config = model.to(device), text, model.config
-        self.out, self.data, self.held_out = Path(out), Path(data), Path(held_out)
-        self.device, self.workers, self.seed = torch.device(device), workers, seed
-        torch.manual_seed(seed)
-        state = self.out / 'state.pt'
-        # (a restored run brings its own)
-        scale = 1.0 if state.exists() else self.model.match_llm_scale()
-        self.heads = Heads(model.config, scale).to(device)
+    def __init__(self, model: OneLLM, text: Text, stages: Sequence[Stage], out: Path,
+                 sources: Sources, *, options: Options = Options(), ranks: Ranks = Ranks(),
+                 heads: dict[str, Tensor] | None = None, start: int = 0):
+        self.stages, self.out, self.sources = tuple(stages), Path(out), sources
+        self.options, self.ranks = options, ranks
         self.out.mkdir(parents=True, exist_ok=True)
-        self.stage_index, self.step = 0, 0
-        self._optimizer_state: dict[str, Any] | None = None
-        if state.exists():
-            self._restore(torch.load(state, map_location=device, weights_only=True))
+        self.stage_index, self.step, self.adapters = start, 0, 0
+        self._window: Sums = {}
+        self._moments: Moments = {}
+        state = load_state(self.out, [s.name for s in self.stages])
+        torch.manual_seed(options.seed)
+        if state is not None:
+            self._resume(state)
+        else:
+            self.model = model
+            self.heads = self._new_heads(model.config, model)
+            if heads and self.heads is not None and ranks.first:
+                self.heads.load_state_dict({**self.heads.state_dict(), **heads})
+        self.text = with_template(text, self.config.text.template)
+        self.log = Log(self.out, self.stages, self.stage_index, self.step,
+                       options.tensorboard) if ranks.first else None
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state['model'])
-        self.heads.load_state_dict(state['heads'])
-        self.stage_index, self.step = state['stage'], state['step']
-        self._optimizer_state = state['optimizer']
-        torch.set_rng_state(state['rng'].cpu())
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes of the model as it stands."""
+        return self.model.config
 
-    def save(self, optimizer: torch.optim.Optimizer | None) -> None:
-        """Write ``state.pt`` at once or not at all."""
-        state = {'model': self.model.state_dict(), 'heads': self.heads.state_dict(),
-                 'stage': self.stage_index, 'step': self.step, 'rng': torch.get_rng_state(),
-                 'optimizer': optimizer.state_dict() if optimizer else None}
-        temporary = self.out / f'state-{os.getpid()}.partial'
-        torch.save(state, temporary)
-        temporary.replace(self.out / 'state.pt')
+    def _new_heads(self, config: ModelConfig, model: OneLLM | None) -> Heads | None:
+        """Return heads where a stage asks for them; without a model, their structure."""
+        if not any(s.kind != 'align' or s.facts or s.told for s in self.stages):
+            return None
+        if model is None or next(model.parameters()).device.type == 'meta':
+            with torch.device('meta'):
+                return Heads(config, 1.0)
+        scale = float(model.llm.tok_embeddings.weight.detach().float().square().mean().sqrt())
+        return Heads(config, scale)
 
-    def run(self, recipe: tuple[Stage, ...],
-            before: Callable[[Stage], None] = lambda stage: None) -> None:
-        """Run the stages from where the run stands to the end of the recipe.
+    def _resume(self, state: RunState) -> None:
+        self.stage_index, self.step = state.stage, state.step
+        self.adapters, self._moments = state.lora, state.optimizer
+        self._window = state.window if self.ranks.first else {}
+        if self.step and self.adapters != self._wanted_adapters(self.stages[self.stage_index]):
+            raise TrainingError(f'{self.out}: the stage was begun with --lora {self.adapters}, '
+                                f'found --lora {self.options.lora}; go on with the same')
+        self._hold(state.config, state.model, state.heads)
+
+    def _hold(self, config: ModelConfig, model: dict[str, Tensor], heads: dict[str, Tensor]
+              ) -> None:
+        """Take model and heads of these values; on other ranks than the first their structure."""
+        with torch.device('meta'):
+            self.model = OneLLM(config)
+            if self.adapters:
+                lora.add_adapters(self.model.llm, self.adapters)
+        self.heads = self._new_heads(config, None)
+        if self.ranks.first:
+            restore(self.model, model, self.out)
+            if self.heads is not None:
+                restore(self.heads, heads, self.out)
+
+    def run(self, before: Callable[[Stage], None] = lambda stage: None) -> None:
+        """Run the stages from where the run stands to the end.
 
         :param before: called with each stage before it starts (to wait for its data).
+        :raises TrainingError: naming stage and step.
         """
-        while self.stage_index < len(recipe):
-            before(recipe[self.stage_index])
-            self.run_stage(recipe[self.stage_index])
-            self.stage_index, self.step, self._optimizer_state = self.stage_index + 1, 0, None
-            self.save(None)
+        while self.stage_index < len(self.stages):
+            before(self.stages[self.stage_index])
+            self.run_stage()
+        if self.log is not None:
+            self.log.close()
 
-    def _learning(self, stage: Stage) -> list[nn.Parameter]:
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(False)
-        learning = [p for part in stage.trains for p in self.model.part(part).parameters()]
-        for parameter in learning:
-            parameter.requires_grad_(True)
-        return learning + list(self.heads.parameters())
+    def run_stage(self) -> None:
+        """Run the stage where the run stands, from its step to its end."""
+        stage, options = self.stages[self.stage_index], self.options
+        if not stage.steps:                             # left out
+            self.stage_index += 1
+            return
+        torch.manual_seed(seed_of(options.seed, stage.name))
+        try:
+            if self.step == 0:
+                self._begin(stage)
+            split = Split(self.ranks.rank, self.ranks.size, stage.accumulate)
+            batches = self.sources.training(stage, self.config, self.text, options.seed, split)
+            if self.step == 0:
+                self._fit(stage, batches)
+            run = StageRun(stage, self.model, self.heads, self.text.bos, self.out,
+                           ranks=self.ranks, seed=options.seed, precision=options.precision,
+                           adapters=self.adapters > 0, moments=self._moments)
+            self._moments = {}
+            self._go_through(stage, run, batches)
+        except DataError as error:
+            raise TrainingError(f'stage {stage.name}, step {self.step}: {plain(error)}') from error
+        self._end(run)
 
-    def run_stage(self, stage: Stage, save_every: int = 200, eval_every: int = 500) -> None:
-        """Run one stage from ``self.step`` to its end."""
-        if stage.fresh_upm and self.step == 0:
-            self._start_upm(stage)
-        learning = self._learning(stage)
-        optimizer = torch.optim.AdamW(
-            [{'params': [p for p in learning if p.ndim > 1], 'weight_decay': stage.weight_decay},
-             {'params': [p for p in learning if p.ndim <= 1], 'weight_decay': 0.0}],
-            lr=stage.learning_rate, betas=(0.9, 0.95), fused=True)
-        if self._optimizer_state:
-            optimizer.load_state_dict(self._optimizer_state)
-        batches = Batches(str(self.data), stage, self.config, self.text, seed=self.seed)
-        loader = DataLoader(batches, batch_size=None, sampler=range(self.step, stage.steps),
-                            num_workers=self.workers, prefetch_factor=4 if self.workers else None)
-        bar = tqdm(loader, initial=self.step, total=stage.steps, desc=stage.name,
-                   disable=None, mininterval=2.0)
-        window: dict[str, list[float]] = {}
-        started = time.monotonic()
-        worlds = 0
-        for batch in bar:
-            for group in optimizer.param_groups:
-                group['lr'] = stage.learning_rate * schedule(self.step, stage)
-            metrics = self._update(stage, batch, optimizer, learning)
-            worlds += batch.worlds
-            for key, value in metrics.items():
-                window.setdefault(key, []).append(value)
-            self.step += 1
-            if self.step % 50 == 0:
-                mean = {k: round(sum(v) / len(v), 4) for k, v in sorted(window.items())}
-                rate = worlds / (time.monotonic() - started)
-                bar.set_postfix(loss=mean['loss'], per_s=round(rate))
-                self._log(stage=stage.name, step=self.step, worlds_per_s=round(rate, 1), **mean)
-                window, worlds, started = {}, 0, time.monotonic()
-            if self.step % save_every == 0:
-                self.save(optimizer)
-            if self.step % eval_every == 0 or self.step == stage.steps:
-                self._log(stage=stage.name, step=self.step, held_out=self.evaluate(stage))
-                started = time.monotonic()
-        self.save(optimizer)
+    def _go_through(self, stage: Stage, run: StageRun, batches: StageBatches) -> None:
+        """Take all steps of a stage that are left."""
+        items: Any = batches
+        loader = DataLoader(
+            items, batch_size=None, num_workers=self.options.workers,
+            sampler=range(self.step * stage.accumulate, stage.steps * stage.accumulate),
+            prefetch_factor=4 if self.options.workers else None,
+            generator=torch.Generator().manual_seed(0))
+        progress = Progress(stage, self.step, self.ranks.first)
+        parts: list[Batch] = []
+        try:
+            for part in loader:
+                parts.append(part)
+                if len(parts) == stage.accumulate:
+                    self._step(stage, run, parts, progress)
+                    parts = []
+        finally:
+            progress.close()
+
+    def _wanted_adapters(self, stage: Stage) -> int:
+        return self.options.lora if 'llm' in stage.trains else 0
+
+    def _begin(self, stage: Stage) -> None:
+        """Give the model the form that a stage wants."""
+        if stage.experts:
+            self.model = copied_experts(self.model, stage.experts)
+        if stage.template:
+            config = self.config
+            self.model.config = replace(config, text=replace(config.text,
+                                                             template=stage.template))
+            self.text = with_template(self.text, stage.template)
+        self.adapters = self._wanted_adapters(stage)
+        if self.adapters:
+            lora.add_adapters(self.model.llm, self.adapters)
 
     @torch.no_grad()
-    def _start_upm(self, stage: Stage) -> None:
-        """Fit the input projections of a fresh UPM to the encoder's features."""
-        batches = Batches(str(self.data), stage, self.config, self.text, seed=self.seed)
-        rng = torch.Generator().manual_seed(self.seed)
-        worlds = torch.randint(len(batches.shards), (64,), generator=rng).tolist()
-        for modality in sorted({m for present, _ in stage.sets for m in present}):
-            x = model_input(batches.shards, worlds, modality, self.config).to(self.device)
-            features = self.model.features(modality, x).flatten(0, 1)
+    def _fit(self, stage: Stage, batches: StageBatches) -> None:
+        """Start the input projections of fresh modalities on the encoder's features."""
+        if not stage.fresh or not self.ranks.first:
+            return
+        self.model.to(self.ranks.device)
+        for modality in stage.fresh:
+            x = batches.inputs(modality, FIT_SAMPLES).to(self.ranks.device)
+            features = self.model.features(modality, x).flatten(0, 1).float()
             self.model.upm.centre(modality, features.mean(0), features.std(0))
 
-    def _update(self, stage: Stage, batch: Batch, optimizer: torch.optim.Optimizer,
-                learning: list[nn.Parameter]) -> dict[str, float]:
-        self.model.train()
-        loss, metrics = self.losses(stage, batch)
-        if not torch.isfinite(loss):
-            names = ', '.join(m.value for m in batch.modalities)
-            raise TrainingError(f'stage {stage.name}, step {self.step}: the loss is {loss.item()} '
-                                f'on a batch of {names}; the last checkpoint is unharmed')
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(learning, stage.clip)
-        optimizer.step()
-        return metrics
+    def _step(self, stage: Stage, run: StageRun, parts: list[Batch], progress: Progress) -> None:
+        """Take one optimizer step, and do what is due after it."""
+        add_sums(self._window, run.update(self.step, parts))
+        if stage.data == 'manifest' and self.sources.on_broken == 'skip':
+            skipped = sum(len(part.skipped) for part in parts)
+            add_sums(self._window, {'skipped a step': [float(skipped), 1 / self.ranks.size]})
+        self.step += 1
+        progress.step(sum(len(part) for part in parts) * self.ranks.size)
+        last = self.step == stage.steps
+        if self.step % self.options.log_every == 0 or last:
+            mean, rate = means(self.ranks.merged(self._window), 6), progress.rate()
+            if self.log is not None:
+                progress.tell(mean['loss'], rate)
+                self._log(stage, samples_per_s=round(rate, 1),
+                          learning_rate=run.learning_rate(self.step - 1), **mean)
+            self._window = {}
+        if self.step % self.options.eval_every == 0 or last:
+            held_out = self.sources.evaluation(
+                stage, self.config, self.text, Split(self.ranks.rank, self.ranks.size))
+            if held_out is not None:
+                self._log(stage, held_out=run.evaluate(held_out))
+            progress.pause()
+        if self.step % self.options.save_every == 0 and not last:
+            merged = self.ranks.merged(self._window)
+            self._window = merged if self.ranks.first else {}
+            self._write(*run.tensors(), run.moments())
 
-    def losses(self, stage: Stage, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of a batch and what to log of it."""
-        batch = move(batch, self.device)
-        # On CPU the fused attention's backward pass is slower than the plain one at these sizes.
-        backends = [SDPBackend.MATH] if self.device.type == 'cpu' else ALL_ATTENTION
-        with torch.autocast(self.device.type, torch.bfloat16), sdpa_kernel(backends):
-            if stage.kind == 'encoder':
-                return self._encoder_losses(stage, batch)
-            if stage.kind == 'language':
-                tokens = {m: self.heads.scene(*batch.slots[m], blur=BLUR * self.model.training)
-                          for m in batch.modalities}
-                return self._text_losses(tokens, batch)
-            tokens, loss, metrics = self._token_losses(stage, batch)
-            if stage.kind == 'align':
-                answers, more = self._text_losses(tokens, batch)
-                loss = answers + stage.facts * loss
-                metrics.update(more)
-            return loss, {**metrics, 'loss': float(loss.detach())}
+    def _log(self, stage: Stage, **values: Any) -> None:
+        if self.log is not None:
+            self.log.write(stage.name, self.step, **values)
 
-    def _encoder_losses(self, stage: Stage, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        modality = batch.modalities[0]
-        features = self.model.features(modality, batch.inputs[modality])
-        loss, accuracy = self.heads.pooled[modality.value].loss(pooled(features), batch.targets)
-        metrics = {f'{modality.value}/{k}': float(v) for k, v in accuracy.items()}
-        if batch.cells is not None:
-            if modality is Modality.POINT:
-                dense, right = self.heads.cloud.loss(
-                    features[:, 1:], self._centres(batch.inputs[modality]), batch.cells, Camera())
-            else:
-                dense, right = self.heads.dense.loss(features[:, 1:], batch.cells)
-            if not torch.isnan(right):
-                metrics[f'{modality.value}/patch'] = float(right)
-            loss = stage.facts * loss + stage.dense * dense
-        return loss, {'loss': float(loss.detach()), **metrics}
+    def _write(self, model: dict[str, Tensor], heads: dict[str, Tensor], moments: Moments) -> None:
+        names = [stage.name for stage in self.stages]
+        if self.ranks.first:
+            save_state(self.out, RunState(
+                self.stage_index, ''.join(names[self.stage_index:][:1]), names[:self.stage_index],
+                self.step, self.config, model, heads, moments, self._window, self.adapters))
+        self.ranks.wait()
 
-    def _centres(self, cloud: Tensor) -> Tensor:
-        """Return the centres [B, C, 3], metres, of the groups that the tokenizer makes."""
-        channel = self.config.tokenizer.point_grouping_channel
-        chosen = farthest_points(cloud[..., channel:channel + 3].contiguous(),
-                                 self.config.tokenizer.point_centres)
-        return METRIC_SCALE_M * cloud[..., :3].gather(1, chosen[..., None].expand(-1, -1, 3))
+    def _end(self, run: StageRun) -> None:
+        """Bring the model back to one place, in its plain form, and go on to the next stage."""
+        if self.ranks.size > 1:
+            self._hold(self.config, *run.tensors())
+        self._merge()
+        self.model.requires_grad_(False)
+        self.stage_index, self.step, self._window = self.stage_index + 1, 0, {}
+        self._write(dict(self.model.state_dict()),
+                    {} if self.heads is None else dict(self.heads.state_dict()), {})
 
-    def _token_losses(self, stage: Stage, batch: Batch
-                      ) -> tuple[dict[Modality, Tensor], Tensor, dict[str, float]]:
-        """Return the modality tokens and how well they say what the slots should hold."""
-        through_encoder = bool({'encoder', 'tokenizers'} & set(stage.trains))
-        features: dict[Modality, Tensor] = {}
-        tokens: dict[Modality, Tensor] = {}
-        loss = torch.zeros((), device=self.device)
-        metrics: dict[str, float] = {}
-        for modality in batch.modalities:
-            with torch.set_grad_enabled(through_encoder and torch.is_grad_enabled()):
-                features[modality] = self._features(modality, batch, features)
-            made, _ = self.model.project(modality, features[modality])
-            tokens[modality] = made
-            slots, right = self.heads.slots.loss(made, *batch.slots[modality])
-            metrics.update({f'{modality.value}/{k}': v for k, v in right.items()})
-            loss = loss + slots / len(batch.modalities)
-            if stage.kind == 'project':
-                # The tokens that the LLM was trained on: an unsure UPM nears their mean.
-                with torch.no_grad():
-                    told = self.heads.scene(*batch.slots[modality])
-                loss = loss + F.mse_loss(made.float(), told.float()) / told.float().var()
-        return tokens, loss, metrics
+    def _merge(self) -> None:
+        if self.adapters:
+            lora.merge_adapters(self.model.llm)
+            self.adapters = 0
 
-    def _features(self, modality: Modality, batch: Batch, done: dict[Modality, Tensor]) -> Tensor:
-        """Return encoder features; the colour picture beside depth and normals is encoded once."""
-        x = batch.inputs[modality]
-        if modality in (Modality.DEPTH, Modality.NORMAL) and x.shape[1] == 2 \
-                and Modality.IMAGE in done:
-            return (done[Modality.IMAGE] + self.model.features(modality, x[:, 1:])) / 2
-        return self.model.features(modality, x)
-
-    def _text_losses(self, tokens: dict[Modality, Tensor], batch: Batch
-                     ) -> tuple[Tensor, dict[str, float]]:
-        text = batch.text
-        assert text is not None
-        prefix = self.model.prefix_embeds(tokens, self.text.bos)
-        length = prefix.shape[1]
-        embeds = torch.cat([prefix, self.model.llm.embed(text.ids).to(prefix.dtype)], 1)
-        positions = torch.cat([
-            torch.arange(length, device=prefix.device).expand(len(embeds), length),
-            length + text.positions], 1)
-        hidden = self.model.llm(embeds, position_ids=positions, return_hidden=True,
-                                attn_mask=block_mask(length, text.segments))[:, length:]
-        loss, outcome = answer_loss(self.model.llm.logits(hidden[text.labels != -100]), text)
-        metrics = {k: sum(v) / len(v) for k, v in outcome.items()}
-        questions = [x for k, v in outcome.items() if k != 'caption' for x in v]
-        metrics['exact'] = sum(questions) / max(len(questions), 1)
-        name = batch.modalities[0].value if len(batch.modalities) == 1 else 'several'
-        return loss, {'loss': float(loss.detach()),
-                      **{f'{name}:{k}': v for k, v in metrics.items()}}
-
-    @torch.no_grad()
-    def evaluate(self, stage: Stage) -> dict[str, float]:
-        """Score held-out worlds: each set of modalities of the stage on a few batches."""
-        self.model.eval()
-        sums: dict[str, list[float]] = {}
-        for present, _ in stage.sets:
-            only = replace(stage, sets=((present, 1.0),), steps=EVAL_BATCHES)
-            data = Batches(str(self.held_out), only, self.config, self.text, seed=1,
-                           as_rendered=True)
-            for step in range(max(1, EVAL_BATCHES // len(stage.sets))):
-                for key, value in self.losses(stage, data[step])[1].items():
-                    sums.setdefault(key, []).append(value)
-        return {k: round(sum(v) / len(v), 3) for k, v in sorted(sums.items())}
-
-    def _log(self, **values: Any) -> None:
-        with open(self.out / 'log.jsonl', 'a') as file:
-            file.write(json.dumps(values) + '\n')
-
-
-def schedule(step: int, stage: Stage) -> float:
-    """Return the share of the peak learning rate: linear warm-up, cosine to a twentieth."""
-    if step < stage.warmup:
-        return (step + 1) / stage.warmup
-    done = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
-    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def move(batch: Batch, device: torch.device) -> Batch:
-    """Return the batch with its tensors on a device."""
-    if device.type == 'cpu':
-        return batch
-    text = batch.text and replace(
-        batch.text, **{k: getattr(batch.text, k).to(device)
-                       for k in ('ids', 'segments', 'positions', 'labels')})
-    return replace(
-        batch, inputs={m: x.to(device) for m, x in batch.inputs.items()}, text=text,
-        targets={k: v.to(device) for k, v in batch.targets.items()},
-        slots={m: (a.to(device), b.to(device)) for m, (a, b) in batch.slots.items()},
-        cells=batch.cells and batch.cells.to(device))
+    def finished(self) -> OneLLM:
+        """Return the model as it stands, whole and plain; it has values on rank 0 alone."""
+        self._merge()
+        return self.model
