@@ -5,16 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 import json
 
-from golden.tiny import tiny
+from golden.tiny import TINY, inputs, tiny
 import pytest
 from safetensors.torch import load_file, save_file
 import torch
 
 from onellm_ros.config import ConfigError, LlmConfig, RopeScaling
-from onellm_ros.model.checkpoint import CheckpointError, load_model, save_model
+from onellm_ros.inference.engine import Engine, EngineError
+from onellm_ros.modality import Modality
+from onellm_ros.model.checkpoint import (
+    CheckpointError,
+    load_model,
+    model_around_llm,
+    save_model,
+)
 from onellm_ros.model.hf_config import hf_config, llm_config
 from onellm_ros.model.hf_llm import INDEX, hf_name, load_hf_llm, read_hf_llm
 from onellm_ros.model.llm import Llama
+from onellm_ros.model.text import train_tokenizer
 
 SIZES = {'hidden_size': 32, 'intermediate_size': 48, 'num_hidden_layers': 3,
          'num_attention_heads': 4, 'num_key_value_heads': 2, 'vocab_size': 60,
@@ -285,3 +293,22 @@ def test_the_own_layout_keeps_every_switch(tmp_path):
     (tmp_path / 'config.json').write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match='llm.sliding_layers: expected a list of whole'):
         load_model(tmp_path)
+
+
+def test_a_new_model_around_a_language_model(tmp_path):
+    words = _llama(tmp_path / 'hf', qkv_bias=True, head_dim=10, tied_embeddings=True)
+    model = model_around_llm(TINY, tmp_path / 'hf')
+    assert model.config.llm == read_hf_llm(tmp_path / 'hf')[0] and model.training
+    for (name, a), b in zip(words.state_dict().items(), model.llm.state_dict().values()):
+        assert torch.equal(a, b), name
+    assert all(p.requires_grad for p in model.parameters())
+    x = inputs(model.config)[Modality.IMAGE]
+    tokens = model.encode(Modality.IMAGE, x).tokens
+    rms = float(words.tok_embeddings.weight.square().mean().sqrt())
+    assert float(tokens.square().mean().sqrt()) == pytest.approx(rms, rel=0.05)
+    save_model(model, tmp_path / 'own', torch.float32)
+    train_tokenizer(['abc'], 260).save(str(tmp_path / 'own' / 'tokenizer.json'))
+    loaded = load_model(tmp_path / 'own')
+    torch.testing.assert_close(loaded.encode(Modality.IMAGE, x).tokens, tokens)
+    with pytest.raises(EngineError, match='expected at most the 60 of the model'):
+        Engine.load(tmp_path / 'own', 'cpu')

@@ -10,6 +10,7 @@ Every tensor of a file is used, known to be unused, or an error that names it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 import hashlib
 import json
 from pathlib import Path
@@ -22,9 +23,17 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from onellm_ros.config import PRESETS, ConfigError, ModelConfig, from_mapping, to_mapping
+from onellm_ros.config import (
+    PRESETS,
+    ConfigError,
+    LlmConfig,
+    ModelConfig,
+    from_mapping,
+    to_mapping,
+)
 from onellm_ros.model.files import CheckpointError, read_json, write_atomically
 from onellm_ros.model.hf_llm import read_hf_config, read_hf_llm, weight_files
+from onellm_ros.model.llm import Llama
 from onellm_ros.model.onellm import OneLLM
 from onellm_ros.model.released import Entry, entries, is_unused
 from onellm_ros.model.released_config import released_config
@@ -214,6 +223,29 @@ def load_model(directory: str | Path, *, dtype: torch.dtype = torch.float32,
         raise CheckpointError(f'{folder}: expected model.safetensors or '
                               'consolidated.00-of-01.pth, found neither')
     return model.to(device).eval()
+
+
+def model_around_llm(config: ModelConfig, directory: str | Path, *,
+                     dtype: torch.dtype = torch.float32) -> OneLLM:
+    """Return a new model around a language model in Hugging Face layout, for an alignment.
+
+    Encoder, tokenizers and projections are drawn at random, modality tokens at the size of the
+    language model's words. Its tokenizer is ``Text.load(directory, config.text)``.
+
+    :param config: sizes of the rest; ``config.llm`` is replaced.
+    :param directory: config.json and safetensors of any family that ``hf_config.py`` knows.
+    :raises CheckpointError: naming the key or tensor that does not fit.
+    """
+    llm, state = read_hf_llm(directory)
+    stand_in = LlmConfig(dim=llm.dim, layers=1, heads=1, hidden=1, vocab_size=1)
+    model = OneLLM(replace(config, llm=stand_in))       # nothing large is drawn and thrown away
+    model.config = replace(config, llm=llm)
+    with torch.device('meta'):
+        model.llm = Llama(llm)
+    model.llm.load_state_dict({k: v.clone() for k, v in state.items()}, strict=True, assign=True)
+    model = model.to(dtype)
+    model.match_llm_scale()
+    return model
 
 
 def save_model(model: OneLLM, directory: str | Path, dtype: torch.dtype = torch.float16) -> Path:

@@ -38,7 +38,8 @@ _RELEASED_LLM = ('dim', 'layers', 'heads', 'kv_heads', 'hidden', 'multiple_of', 
                  'max_positions', 'norm_eps', 'rope_theta', 'tied_embeddings')
 
 
-def _write_json(path: Path, values: Any) -> None:
+def write_json(path: Path, values: Any) -> None:
+    """Write a JSON file."""
     path.write_text(json.dumps(values, indent=1) + '\n', encoding='utf-8')
 
 
@@ -70,7 +71,7 @@ def _write_llm(source: Source, folder: Path, shard: int, told: Told) -> None:
     kinds = Counter[str]()
     for item in mine.values():
         kinds[str(item.dtype).removeprefix('torch.')] += item.bytes
-    _write_json(folder / 'config.json', hf_config(
+    write_json(folder / 'config.json', hf_config(
         source.model.config.llm, dtype=kinds.most_common(1)[0][0], ids=_token_ids(source)))
 
     def read(names: Sequence[str]) -> Iterable[Tensor]:
@@ -86,11 +87,11 @@ def _write_llm(source: Source, folder: Path, shard: int, told: Told) -> None:
         table |= dict.fromkeys((item.name for item in part), name)
     if len(parts) > 1:
         total = sum(item.bytes for item in mine.values())
-        _write_json(folder / INDEX, {'metadata': {'total_size': total}, 'weight_map': table})
+        write_json(folder / INDEX, {'metadata': {'total_size': total}, 'weight_map': table})
     copied = [shutil.copy(path, folder) for path in source.tokenizer_files()]
     if {Path(c).name for c in copied} == {'tokenizer.model'}:
         # what tools of Hugging Face need beside a SentencePiece model
-        _write_json(folder / 'tokenizer_config.json', {
+        write_json(folder / 'tokenizer_config.json', {
             'tokenizer_class': 'LlamaTokenizer', 'bos_token': '<s>', 'eos_token': '</s>',
             'unk_token': '<unk>', 'add_bos_token': True, 'add_eos_token': False, 'legacy': False})
 
@@ -112,14 +113,14 @@ def to_hugging_face(source: Source, target: Path, *, force: bool = False, shard:
     with Output(target, force=force, needed=needed + _SLACK, sources=[source.folder]) as folder:
         values = to_mapping(source.model.config)
         del values['llm']
-        _write_json(folder / 'config.json', values)
+        write_json(folder / 'config.json', values)
         _write_llm(source, folder / LLM, shard, told)
         rest = [item for name, item in source.items.items() if not name.startswith('llm.')]
         write_safetensors(folder / 'model.safetensors', rest, source.read, told)
         extras = folder / EXTRAS
         if isinstance(source, ReleasedSource):
             extras.mkdir()
-            _write_json(extras / ORDER, [
+            write_json(extras / ORDER, [
                 n for n in source.order if not drop_unused or n not in source.unused])
             for name in ('config.json', 'params.json'):
                 if (source.folder / name).is_file():
@@ -134,8 +135,8 @@ def to_hugging_face(source: Source, target: Path, *, force: bool = False, shard:
             raise WeightsError(f'{target}: what was written does not read as the same model')
 
 
-def _released_values(config: ModelConfig) -> dict[str, Any]:
-    """Return a config.json of the released layout.
+def released_values(config: ModelConfig) -> dict[str, Any]:
+    """Return the config.json of a model in the released layout.
 
     :raises WeightsError: naming what the layout has no place for.
     """
@@ -165,11 +166,11 @@ def _released_config(source: Source, shapes: Mapping[str, tuple[int, ...]], fold
             if same:
                 shutil.copy(path, folder)
                 return
-    values = _released_values(wanted)
+    values = released_values(wanted)
     if _plain(released_config(values, shapes)) != _plain(wanted):
         raise WeightsError(f'{folder / "config.json"}: the released layout cannot say all of '
                            f'{source.folder / "config.json"}')
-    _write_json(folder / 'config.json', values)
+    write_json(folder / 'config.json', values)
 
 
 def to_released(source: Source, target: Path, *, force: bool = False,
@@ -181,7 +182,7 @@ def to_released(source: Source, target: Path, *, force: bool = False,
         written.
     """
     config = source.model.config
-    _released_values(config)
+    released_values(config)
     table = {entry.released: entry for entry in entries(config)}
     left = sorted(set(source.items) - {entry.own for entry in table.values()})
     if left:
