@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-import json
 
 import numpy as np
 import pytest
 import torch
+from training_worlds import killed, lines, render, trainer
 
-from onellm_ros.config import NANO
 from onellm_ros.modality import Modality
-from onellm_ros.model.onellm import OneLLM
-from onellm_ros.model.text import Text, train_tokenizer
 from onellm_ros.preprocess import denormalise
-from onellm_ros.simulation.language import random_truth, vocabulary_texts
+from onellm_ros.simulation.language import random_truth
 from onellm_ros.simulation.render import Camera
 from onellm_ros.simulation.truth import KINDS, MOTIONS, SOUNDS, SeenObject, Truth
 from onellm_ros.training.data import WorldBatches
 from onellm_ros.training.heads import CELL_OUTPUTS, Cells, CloudHead, cell_positions
 from onellm_ros.training.losses import Losses, answer_loss, block_mask
 from onellm_ros.training.mirror import mirror_signal, mirror_truth
-from onellm_ros.training.shards import FIRST_KIND, Shards, render_shard
-from onellm_ros.training.slots import SCENE, SLOT, SceneEmbedding, SlotHead, layout, slot_targets
 from onellm_ros.training.recipes import NANO_FIRST
-from onellm_ros.training.sources import Sources
+from onellm_ros.training.shards import FIRST_KIND, Shards
+from onellm_ros.training.slots import SCENE, SLOT, SceneEmbedding, SlotHead, layout, slot_targets
 from onellm_ros.training.stages import Stage
 from onellm_ros.training.targets import (
     IGNORE,
@@ -35,15 +31,6 @@ from onellm_ros.training.targets import (
     truth_targets,
 )
 from onellm_ros.training.templates import Segment, pack_segments
-from onellm_ros.training.trainer import Options, Trainer
-
-TINY = replace(
-    NANO, name='tiny',
-    encoder=replace(NANO.encoder, width=32, layers=1, heads=2),
-    tokenizer=replace(NANO.tokenizer, video_frames=2, points=256, point_centres=16,
-                      point_neighbours=8),
-    upm=replace(NANO.upm, layers=1, heads=2, modality_tokens=4),
-    llm=replace(NANO.llm, dim=32, layers=1, heads=2))
 
 
 def item(kind: str, colour: str, **changes) -> SeenObject:
@@ -182,22 +169,7 @@ def test_packing_labels_answers_only():
 
 @pytest.fixture(scope='module')
 def prepared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('training')
-    torch.manual_seed(0)
-    for number in range(2):
-        render_shard(folder / 'worlds', number, TINY, worlds=12)
-    render_shard(folder / 'worlds' / 'held_out', 0, TINY, worlds=8, base_seed=1, held_out=True)
-    train_tokenizer(vocabulary_texts(), TINY.llm.vocab_size).save(str(folder / 'tokenizer.json'))
-    return folder
-
-
-def start(prepared, out, stages, model=TINY, **options) -> Trainer:
-    text = Text.load(prepared, model.text)
-    torch.manual_seed(3)
-    config = replace(model, llm=replace(model.llm, vocab_size=text.size))
-    worlds = prepared / 'worlds'
-    return Trainer(OneLLM(config), text, stages, out, Sources(worlds, worlds / 'held_out'),
-                   options=Options(workers=0, **options))
+    return render(tmp_path_factory.mktemp('training'))
 
 
 def test_shards_hold_what_the_world_gave_and_reopen(prepared):
@@ -217,66 +189,42 @@ def test_shards_hold_what_the_world_gave_and_reopen(prepared):
 SHORT = tuple(replace(s, steps=6, batch=4, warmup=2, questions=3) for s in NANO_FIRST.stages)
 
 
-def lines(folder):
-    return [json.loads(x) for x in (folder / 'log.jsonl').read_text().splitlines()]
-
-
-class Killed(Exception):
-    pass
-
-
-def killed(trainer, steps):
-    """Run a trainer that dies in the update after so many."""
-    original, seen = trainer._step, []
-
-    def step(*args):
-        if len(seen) == steps:
-            raise Killed
-        seen.append(1)
-        return original(*args)
-
-    trainer._step = step
-    with pytest.raises(Killed):
-        trainer.run()
-
-
 def test_a_killed_run_goes_on_with_the_same_numbers(prepared, tmp_path):
     # (the third stage takes its batches in two parts)
     stages = tuple(replace(s, accumulate=2 if i == 2 else 1) for i, s in enumerate(SHORT))
     options = {'save_every': 3, 'log_every': 2}
-    whole = start(prepared, tmp_path / 'whole', stages, **options)
+    whole = trainer(prepared, tmp_path / 'whole', stages, **options)
     whole.run()
-    killed(start(prepared, tmp_path / 'cut', stages, **options), 2 * 6 + 5)
-    second = start(prepared, tmp_path / 'cut', stages, **options)
+    killed(trainer(prepared, tmp_path / 'cut', stages, **options), 2 * 6 + 5)
+    second = trainer(prepared, tmp_path / 'cut', stages, **options)
     assert (second.stage_index, second.step) == (2, 3)
     second.run()
     for (name, a), b in zip(whole.model.state_dict().items(),
                             second.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    logs = [[{k: v for k, v in line.items() if k != 'samples_per_s'} for line in lines(folder)]
-            for folder in (tmp_path / 'whole', tmp_path / 'cut')]
+    logs = [lines(tmp_path / name, untimed=True) for name in ('whole', 'cut')]
     assert logs[0] == logs[1]
     assert [x['step'] for x in logs[0] if x['stage'] == 'project'] == [2, 4, 6, 6]
 
 
 def test_only_the_parts_of_the_stage_learn(prepared, tmp_path):
-    trainer = start(prepared, tmp_path, (replace(SHORT[2], trains=('upm',)),))
-    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
-    trainer.run()
-    upm = {id(p) for p in trainer.model.part('upm').parameters()}
-    changed = {name for name, p in trainer.model.named_parameters()
+    run = trainer(prepared, tmp_path, (replace(SHORT[2], trains=('upm',)),))
+    before = {k: v.clone() for k, v in run.model.state_dict().items()}
+    run.run()
+    upm = {id(p) for p in run.model.part('upm').parameters()}
+    changed = {name for name, p in run.model.named_parameters()
                if not torch.equal(before[name], p)}
-    assert changed and changed <= {n for n, p in trainer.model.named_parameters() if id(p) in upm}
+    assert changed and changed <= {n for n, p in run.model.named_parameters() if id(p) in upm}
 
 
 def test_a_tiny_run_learns_the_sound_from_audio(prepared, tmp_path):
     stage = Stage('align', 'align', (((Modality.AUDIO,), 1.0),),
                   ('tokenizers', 'encoder', 'upm', 'llm'),
                   steps=60, batch=16, warmup=5, questions=2, learning_rate=3e-3)
-    trainer = start(prepared, tmp_path, (stage,))
-    data = WorldBatches(prepared / 'worlds', stage, trainer.config, trainer.text)
-    losses = Losses(trainer.model, None, trainer.text.bos)
+    run = trainer(prepared, tmp_path, (stage,))
+    data = WorldBatches(prepared / 'worlds', stage, run.config, run.text)
+    losses = Losses(run.model, None, run.text.bos)
     first = float(losses(stage, data[0])[0].detach())
-    trainer.run()
+    run.run()
     assert float(losses(stage, data[0])[0].detach()) < 0.5 * first
     assert [x['step'] for x in lines(tmp_path) if 'samples_per_s' in x] == [50, 60]

@@ -35,7 +35,6 @@ from onellm_ros.training.losses import Heads, Losses, attention_backends
 from onellm_ros.training.schedule import share_of_peak
 from onellm_ros.training.stages import Stage
 
-EVAL_BATCHES = 16
 STOPPED, SKIPPED = 'stopped.json', 'skipped.log'
 
 
@@ -155,14 +154,17 @@ class StageRun:
         return stage.learning_rate * share_of_peak(step, stage.steps, stage.warmup, stage.floor)
 
     @torch.no_grad()
-    def evaluate(self, batches: StageBatches) -> dict[str, float]:
-        """Score batches that training does not see: some of each set of modalities."""
+    def evaluate(self, batches: StageBatches, count: int) -> dict[str, float]:
+        """Score batches that training does not see.
+
+        :param count: of batches, shared among the sets of modalities; one each at least.
+        """
         self.losses.eval()
         sums: Sums = {}
         present = batches.present()
         for chosen in present:
             only = batches.only(chosen)
-            for index in range(max(1, EVAL_BATCHES // len(present))):
+            for index in range(max(1, count // len(present))):
                 part = only[index]
                 with sdpa_kernel(attention_backends(self.ranks.device)):
                     loss, found = self.losses(self.stage, part.to(self.ranks.device),

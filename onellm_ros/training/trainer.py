@@ -45,6 +45,7 @@ class Options:
         in which the LLM learns; 0: all of its weights learn.
     :param tensorboard: write TensorBoard's files, too.
     :param log_every: optimizer steps between lines of the log; likewise the others.
+    :param eval_batches: that a stage is scored on.
     """
 
     seed: int = 0
@@ -55,6 +56,7 @@ class Options:
     log_every: int = 50
     save_every: int = 200
     eval_every: int = 500
+    eval_batches: int = 16
 
 
 class Trainer:
@@ -228,7 +230,7 @@ class Trainer:
             held_out = self.sources.evaluation(
                 stage, self.config, self.text, Split(self.ranks.rank, self.ranks.size))
             if held_out is not None:
-                self._log(stage, held_out=run.evaluate(held_out))
+                self._log(stage, held_out=run.evaluate(held_out, self.options.eval_batches))
             progress.pause()
         if self.step % self.options.save_every == 0 and not last:
             merged = self.ranks.merged(self._window)
