@@ -63,15 +63,17 @@ def test_objects_stand_in_slots_from_left_to_right():
     left, right = item('ball', 'red', bearing_rad=0.6), item('cup', 'blue', bearing_rad=-0.6)
     same = item('sofa', 'red', bearing_rad=0.61)
     taken = layout((left, right, same), 8, by_place=False)
-    assert {slot: thing.kind for slot, thing in taken.items()} == {
+    assert {slot: seat.thing.kind for slot, seat in taken.items()} == {
         0: 'ball', 1: 'sofa', 7: 'cup'}
+    assert taken[1].other == 2 and taken[7].other == 6
     slots, scene = slot_targets(TRUTH, Modality.VIDEO, 4)
     names = [a.name for a in SLOT]
-    said = [dict(zip(names, row, strict=True)) for row in slots.tolist() if row[0]]
+    said = [dict(zip(names, row[:-1], strict=True)) for row in slots.tolist() if row[0]]
     assert [KINDS[s['kind'] - 1] for s in said] == ['ball', 'chair', 'person']
     assert [s['way'] for s in said] == [0, 0, 1] and [s['clear'] for s in said] == [1, 0, 1]
     assert [a.name for a, v in zip(SCENE, scene, strict=True) if v != IGNORE] == ['floor']
     slots, scene = slot_targets(TRUTH, Modality.FMRI, 4)
+    assert (slots[:, -1] == IGNORE).all()
     assert (slots[:, names.index('colour')] == IGNORE).all() and (scene == IGNORE).all()
     slots, scene = slot_targets(TRUTH, Modality.AUDIO, 4)
     assert (slots == IGNORE).all() and scene[-1] == SOUNDS.index('a bell')
@@ -93,6 +95,24 @@ def test_told_scenes_can_be_read_back_from_their_tokens():
         optimizer.step()
     assert right['kind'] > 0.95 and right['colour'] > 0.95 and right['place'] > 0.95
     assert not torch.equal(embedding(slots, scene, blur=0.3), tokens)
+
+
+def test_objects_on_a_border_settle_where_they_are_seen():
+    slots = torch.full((2, 4, len(SLOT) + 1), IGNORE)
+    slots[:, :, 0] = 0
+    slots[:, 1, 0], slots[:, 1, 2], slots[:, 1, -1] = 3, 5, 2      # one thing, or in slot 2
+    head = SlotHead(8)
+    torch.nn.init.zeros_(head.slot.weight)
+    with torch.no_grad():
+        head.slot.bias.zero_()
+        head.slot.weight[3, 0] = 9.0                               # feature 0 shows this kind
+    tokens = torch.zeros(2, 4, 8)
+    tokens[0, 2, 0] = tokens[1, 1, 0] = 5.0
+    settled = head.settle(tokens, slots)
+    assert settled[0, 2, :3].tolist() == [3, IGNORE, 5] and settled[0, 1, 0] == 0
+    assert (settled[0, 1, 1:] == IGNORE).all() and torch.equal(settled[1], slots[1])
+    slots[0, 2, 0] = 7                                             # taken: nobody moves
+    assert torch.equal(head.settle(tokens, slots), slots)
 
 
 def test_cells_tell_of_their_whole_object():

@@ -183,23 +183,26 @@ class Losses(nn.Module):
         for modality in batch.modalities:
             features[modality] = self._features(modality, batch, features)
             tokens[modality], _ = self.model.project(modality, features[modality])
-            share = 1 / len(batch.modalities)
+            if not stage.facts and not stage.told:
+                continue
+            share, (slots, scene) = 1 / len(batch.modalities), batch.slots[modality]
+            said = self._heads.slots.settle(tokens[modality], slots), scene
             if stage.facts:
                 facts = facts + share * stage.facts * self._slots(
-                    tokens[modality], batch, modality, whole, sums)
+                    tokens[modality], said, batch, modality, whole, sums)
             if stage.told:
                 facts = facts + share * stage.told * self._told(
-                    tokens[modality], batch, modality, whole)
+                    tokens[modality], said, batch, whole)
         if not stage.answers:
             assert isinstance(facts, Tensor)
             return facts, sums
         loss, found = self._answers(tokens, batch, whole)
         return stage.answers * loss + facts, {**sums, **found}
 
-    def _slots(self, made: Tensor, batch: Batch, modality: Modality, whole: Counts | None,
-               sums: Sums) -> Tensor:
+    def _slots(self, made: Tensor, said: tuple[Tensor, Tensor], batch: Batch, modality: Modality,
+               whole: Counts | None, sums: Sums) -> Tensor:
         """Return the loss on what the slots should say; figures go into ``sums``."""
-        head, (slots, scene), own = self._heads.slots, batch.slots[modality], batch.counts
+        head, (slots, scene), own = self._heads.slots, said, batch.counts
         if whole is None:
             loss, right = head.loss(made, slots, scene)
         else:
@@ -214,14 +217,14 @@ class Losses(nn.Module):
             _add(sums, f'{modality}/{name}', value, count)
         return _anchored(loss, made, head)
 
-    def _told(self, made: Tensor, batch: Batch, modality: Modality, whole: Counts | None
+    def _told(self, made: Tensor, said: tuple[Tensor, Tensor], batch: Batch, whole: Counts | None
               ) -> Tensor:
         """Return how far tokens are from those that the LLM was trained on, in their variances.
 
         An unsure UPM nears the mean of what it might be.
         """
         with torch.no_grad():
-            told = self._heads.scene(*batch.slots[modality])
+            told = self._heads.scene(*said)
             norm = self._heads.scene.norm
             variance = norm.weight.float().square().mean() + norm.bias.float().var()
         count = batch.counts[SAMPLES]

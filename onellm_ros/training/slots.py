@@ -76,7 +76,15 @@ def size_bin(pixels: float) -> int:
     return int(min(SIZES - 1, share * SIZES))
 
 
-def layout(seen: tuple[SeenObject, ...], slots: int, by_place: bool) -> dict[int, SeenObject]:
+@dataclass(frozen=True)
+class Seat:
+    """An object in its slot; ``other`` is the next best slot beside it or IGNORE."""
+
+    thing: SeenObject
+    other: int
+
+
+def layout(seen: tuple[SeenObject, ...], slots: int, by_place: bool) -> dict[int, Seat]:
     """Give each object a slot, from left to right; who is largest chooses first.
 
     :param by_place: only left, ahead and right are known: kinds choose in their own order.
@@ -84,13 +92,15 @@ def layout(seen: tuple[SeenObject, ...], slots: int, by_place: bool) -> dict[int
     width = 2 * VIEW_LIMIT_RAD / slots
     if by_place:
         seen = tuple(sorted(seen, key=lambda thing: KINDS.index(thing.kind)))
-    taken: dict[int, SeenObject] = {}
+    taken: dict[int, Seat] = {}
     for thing in seen[:slots]:
         bearing = (1 - PLACES.index(thing.place)) * 2 / 3 * VIEW_LIMIT_RAD if by_place \
             else thing.bearing_rad
         wish = (VIEW_LIMIT_RAD - bearing) / width - 0.5
-        free = [slot for slot in range(slots) if slot not in taken]
-        taken[min(free, key=lambda slot: (abs(slot - wish), slot))] = thing
+        free = sorted((abs(slot - wish), slot) for slot in range(slots) if slot not in taken)
+        best = free[0][1]
+        beside = [slot for _, slot in free[1:2] if abs(slot - best) == 1 and not by_place]
+        taken[best] = Seat(thing, beside[0] if beside else IGNORE)
     return taken
 
 
@@ -105,13 +115,15 @@ def _said(thing: SeenObject) -> dict[str, int]:
 def slot_targets(truth: Truth, modality: Modality, slots: int) -> tuple[np.ndarray, np.ndarray]:
     """Return what a modality can tell of a window.
 
-    :returns: int64 [slots, len(SLOT)] and [len(SCENE)]; IGNORE where it cannot tell.
+    :returns: int64 [slots, len(SLOT) + 1], the last column the slot beside this one that would do
+        as well, and [len(SCENE)]; IGNORE where it cannot tell.
     """
-    out = np.full((slots, len(SLOT)), IGNORE, np.int64)
+    out = np.full((slots, len(SLOT) + 1), IGNORE, np.int64)
     if modality in VISUAL:
         out[:, 0] = 0
-        for slot, thing in layout(truth.seen, slots, modality is Modality.FMRI).items():
-            said = _said(thing)
+        for slot, seat in layout(truth.seen, slots, modality is Modality.FMRI).items():
+            said = _said(seat.thing)
+            out[slot, -1] = seat.other
             for column, attribute in enumerate(SLOT):
                 if modality in attribute.told_by:
                     out[slot, column] = said[attribute.name]
@@ -154,7 +166,7 @@ class SceneEmbedding(nn.Module):
         nn.init.constant_(self.norm.weight, scale)
 
     def forward(self, slots: Tensor, scene: Tensor, blur: float = 0.0) -> Tensor:
-        """Return tokens [B, M, dim] of int [B, M, len(SLOT)] and [B, len(SCENE)].
+        """Return tokens [B, M, dim] of the targets [B, M, len(SLOT) + 1] and [B, len(SCENE)].
 
         :param blur: how unsure the tokens may be, 0..1 (training of the LLM).
         """
@@ -176,6 +188,32 @@ class SlotHead(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.slot = nn.Linear(dim, sum(a.classes for a in SLOT))
         self.scene = nn.Linear(dim, sum(a.classes for a in SCENE))
+
+    @torch.no_grad()
+    def settle(self, tokens: Tensor, slots: Tensor) -> Tensor:
+        """Let each object move to the slot beside it if that is where the tokens show it.
+
+        An object on the border between two slots may stand in either: without this, both would
+        learn to be half sure.
+
+        :param slots: int64 [B, M, len(SLOT) + 1] as ``slot_targets`` gives it.
+        :returns: the same with some objects moved; as many of each as before.
+        """
+        out = slots.clone()
+        scores = self.slot(self.norm(tokens.float()))[..., :SLOT[0].classes]
+        log_p = torch.log_softmax(scores.float(), -1)
+        row = torch.arange(len(out), device=out.device)
+        for slot in range(out.shape[1]):
+            kind, there = out[:, slot, 0].clamp(min=0), out[:, slot, -1].clamp(min=0)
+            free = (out[:, slot, 0] > 0) & (out[:, slot, -1] != IGNORE) & (out[row, there, 0] == 0)
+            stays = log_p[row, slot, kind] + log_p[row, there, 0]
+            moves = log_p[row, there, kind] + log_p[row, slot, 0]
+            go = torch.nonzero(free & (moves > stays))[:, 0]
+            out[go, there[go]] = out[go, slot]
+            out[go, there[go], -1] = IGNORE
+            out[go, slot] = IGNORE
+            out[go, slot, 0] = 0
+        return out
 
     def loss(self, tokens: Tensor, slots: Tensor, scene: Tensor
              ) -> tuple[Tensor, dict[str, float]]:
