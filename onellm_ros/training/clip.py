@@ -58,14 +58,16 @@ def read_clip(directory: Path) -> tuple[EncoderConfig, dict[str, Tensor]]:
         found = safetensors.torch.load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f'{path}: not readable as safetensors: {error}') from error
-    found = {name.removeprefix(_PREFIX): value for name, value in found.items()
-             if name.startswith(_PREFIX) and not name.endswith('position_ids')}
+    # A vision tower alone comes with the prefix or without; a whole CLIP has it.
+    prefix = _PREFIX if any(name.startswith(_PREFIX) for name in found) else ''
+    found = {name.removeprefix(prefix): value for name, value in found.items()
+             if name.startswith(prefix) and not name.endswith('position_ids')}
     width, patch = config.width, config.patch_size
 
     def take(name: str, *shape: int) -> Tensor:
         value = found.pop(name, None)
         if value is None or tuple(value.shape) != shape:
-            raise CheckpointError(f'{path}: {_PREFIX}{name}: expected shape {list(shape)}, found '
+            raise CheckpointError(f'{path}: {prefix}{name}: expected shape {list(shape)}, found '
                                   f'{"none" if value is None else list(value.shape)}')
         return value.float()
 
@@ -91,5 +93,5 @@ def read_clip(directory: Path) -> tuple[EncoderConfig, dict[str, Tensor]]:
         for own, name in _OF_BLOCK.items():
             linear(f'{block}.{own}', f'{there}.{name}', *shapes[own])
     if found:
-        raise CheckpointError(f'{path}: unknown tensor {_PREFIX}{next(iter(found))}')
+        raise CheckpointError(f'{path}: unknown tensor {prefix}{next(iter(found))}')
     return config, out

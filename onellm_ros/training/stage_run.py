@@ -166,6 +166,7 @@ class StageRun:
             only = batches.only(chosen)
             for index in range(max(1, count // len(present))):
                 part = only[index]
+                self._tell_skipped('held out', part)
                 with sdpa_kernel(attention_backends(self.ranks.device)):
                     loss, found = self.losses(self.stage, part.to(self.ranks.device),
                                               self._whole_counts([part]))
@@ -173,7 +174,7 @@ class StageRun:
                 self._noted(sums, self.ranks.sum([float(loss)])[0], part)
         return means(self.ranks.merged(sums), 4)
 
-    def _tell_skipped(self, step: int, part: Batch) -> None:
+    def _tell_skipped(self, step: int | str, part: Batch) -> None:
         """Note which samples of a part are broken, each with its place and what is wrong."""
         if part.skipped:
             path = self.out / SKIPPED
