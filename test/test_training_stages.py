@@ -63,9 +63,11 @@ def test_nano_trains_encoder_and_llm_before_the_same_chain():
     for own, paper in zip(NANO_RECIPE.stages[2:], ONELLM_7B.stages, strict=True):
         assert own.modalities == paper.modalities and own.experts == paper.experts
         assert set(own.trains) <= set(paper.trains) and own.answers == 1.0
-    fresh = [m for s in NANO_RECIPE.stages for m in s.fresh]
-    assert sorted(fresh) == sorted(Modality)                    # each begins once
-    assert [s.name for s in NANO_FIRST.stages] == ['language', 'encoder', 'project', 'align']
+    for recipe in (NANO_RECIPE, NANO_FIRST):                     # each begins once
+        begin = [m for s in recipe.stages for m in {*s.fresh, *s.copied}]
+        assert sorted(begin) == sorted(Modality)
+    assert [s.name for s in NANO_FIRST.stages] == [
+        'language', 'encoder', 'image', 'project', 'align']
     assert all(len({s.name for s in r.stages}) == len(r.stages) for r in RECIPES.values())
 
 
@@ -168,3 +170,18 @@ def test_a_stage_does_not_begin_with_parts_that_nobody_trained():
             (ONELLM_7B, large, 0, {'llm'}, 'encoder')):
         with pytest.raises(TrainingError, match=f'needs {missing} trained before it'):
             check_beginning(recipe, stages, start, given)
+
+
+def test_a_copied_modality_begins_as_image():
+    torch.manual_seed(0)
+    upm = OneLLM(ONE_EXPERT).upm
+    upm.begin_as(Modality.DEPTH, Modality.IMAGE, inputs=True)
+    upm.begin_as(Modality.AUDIO, Modality.IMAGE, inputs=False)
+    features = torch.randn(2, 5, ONE_EXPERT.encoder.width)
+    routers = upm.routers
+    routers['depth'].load_state_dict(routers['image'].state_dict())
+    image, _ = upm(Modality.IMAGE, features)
+    assert torch.equal(upm(Modality.DEPTH, features)[0], image)
+    assert torch.equal(upm.tokens['audio'], upm.tokens['image'])
+    assert not torch.equal(upm(Modality.AUDIO, features)[0], image)
+    assert upm.tokens['depth'] is not upm.tokens['image']

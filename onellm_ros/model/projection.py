@@ -153,6 +153,18 @@ class UniversalProjection(nn.Module):
         linear.weight.div_(std.clamp(min=1e-3))
         linear.bias.copy_(-(linear.weight @ mean))
 
+    @torch.no_grad()
+    def begin_as(self, modality: Modality, other: Modality, inputs: bool) -> None:
+        """Start a modality as another one: its modality tokens and output projection.
+
+        :param inputs: the input projection, too (where the encoder's features are alike).
+        """
+        name, like = modality.value, other.value
+        self.tokens[name].copy_(self.tokens[like])
+        self.proj_out[name].load_state_dict(self.proj_out[like].state_dict())
+        if inputs:
+            self.proj_in[name].load_state_dict(self.proj_in[like].state_dict())
+
     def expert_weights(self, modality: Modality, x: Tensor) -> Tensor:
         """Return the router's weights [B, N, K] for the tokens [B, N, D]."""
         count = self.config.experts

@@ -51,6 +51,8 @@ class Stage:
         copying (``experts.py``).
     :param fresh: modalities that begin here; their input projections are fitted to the encoder's
         features first (training from scratch).
+    :param copied: modalities whose modality tokens and projections begin as those of image (of the
+        ``fresh`` ones all but the input projection).
     :param template: chat template from this stage on; empty: as the model has.
     :param max_tokens: text tokens of an example from a manifest; 0: as the LLM has room for.
     :param checkpointing: compute activations again in the backward pass instead of keeping them.
@@ -79,6 +81,7 @@ class Stage:
     dense: float = 0.0
     experts: int = 0
     fresh: tuple[Modality, ...] = ()
+    copied: tuple[Modality, ...] = ()
     template: str = ''
     max_tokens: int = 0
     checkpointing: bool = False

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from onellm_ros.config import ModelConfig
 from onellm_ros.datasets import DataError
+from onellm_ros.modality import Modality
 from onellm_ros.model.onellm import OneLLM
 from onellm_ros.model.text import Text
 from onellm_ros.training import lora
@@ -201,9 +202,11 @@ class Trainer:
 
     @torch.no_grad()
     def _fit(self, stage: Stage, batches: StageBatches) -> None:
-        """Start the input projections of fresh modalities on the encoder's features."""
-        if not stage.fresh or not self.ranks.first:
+        """Start what is new in the UPM: as image's, or on the encoder's features."""
+        if not (stage.fresh or stage.copied) or not self.ranks.first:
             return
+        for modality in stage.copied:
+            self.model.upm.begin_as(modality, Modality.IMAGE, modality not in stage.fresh)
         self.model.to(self.ranks.device)
         for modality in stage.fresh:
             x = batches.inputs(modality, FIT_SAMPLES).to(self.ranks.device)
