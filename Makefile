@@ -37,7 +37,7 @@ RUNTIME := $(call hash,$(PINS))
 RUNTIME_STAMP := $(STAMPS)/runtime-$(RUNTIME)
 MSGS_STAMP := $(STAMPS)/msgs-$(call hash,$(PINS) $(MSGS) tools/build_msgs.sh tools/mend_wheels.py)
 PACKAGE_STAMP := $(STAMPS)/package-$(call hash,setup.py)-$(RUNTIME)
-TEST_STAMP := $(STAMPS)/test-$(call hash,$(PINS) requirements/test.txt)
+TEST_STAMP := $(STAMPS)/test-$(call hash,$(PINS) requirements/test.txt requirements/train.txt)
 WORLD_STAMP := $(STAMPS)/world-$(call hash,$(sort $(wildcard onellm_ros/simulation/*.py)))-$(RUNTIME)
 # Replace the step's older stamps by the new one.
 stamp = @mkdir -p $(STAMPS) && rm -f $(STAMPS)/$(1)-* && touch $@
@@ -88,5 +88,5 @@ $(WORLD_STAMP): $(PACKAGE_STAMP)
 
 $(TEST_STAMP): $(RUNTIME_STAMP)
 	@echo 'setup: installing the test tools'
-	@$(INSTALL) -r requirements/test.txt
+	@$(INSTALL) -r requirements/test.txt -r requirements/train.txt
 	$(call stamp,test)

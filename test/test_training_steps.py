@@ -182,13 +182,13 @@ def test_a_run_is_told_in_plots_and_to_tensorboard(prepared, tmp_path):
     assert [point.value for point in told] == pytest.approx([x['loss'] for x in logged])
     assert len(events.Scalars('held_out/loss')) == 2
 
-    losses, accuracies, begin = curves(lines(tmp_path))
-    assert begin == [(0, 'one'), (2, 'two')]
-    assert losses['imu']['loss'] == [(1, logged[0]['loss']), (2, logged[1]['loss'])]
-    assert [at for at, _ in losses['several']['loss, held out']] == [4]
-    assert 'exact' in accuracies['imu'] and 'kind' in accuracies['image']
+    found = curves(lines(tmp_path))
+    assert found.stages == [(0, 'one'), (2, 'two')]
+    assert found.loss['imu']['loss'] == [(1, logged[0]['loss']), (2, logged[1]['loss'])]
+    assert [at for at, _ in found.loss['several']['loss, held out']] == [4]
+    assert 'exact' in found.accuracy['imu'] and 'kind' in found.heads['image']
     files = plot_run(tmp_path)
-    assert [f.name for f in files] == ['loss.png', 'accuracy.png']
+    assert [f.name for f in files] == ['loss.png', 'accuracy.png', 'heads.png']
     assert all(f.read_bytes()[:4] == b'\x89PNG' for f in files)
     with pytest.raises(TrainingError, match='expected the log of a training run'):
         plot_run(tmp_path / 'nowhere')

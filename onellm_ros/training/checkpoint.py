@@ -50,6 +50,8 @@ def save_state(folder: Path, state: RunState) -> None:
     """Write ``state.pt`` at once or not at all."""
     values = {**vars(state), 'format': FORMAT, 'config': to_mapping(state.config)}
     temporary = folder / f'state-{os.getpid()}.partial'
+    for left in folder.glob('state-*.partial'):         # by a run that was killed as it wrote
+        left.unlink(missing_ok=True)
     try:
         with temporary.open('wb') as file:
             torch.save(values, file)
