@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from training_worlds import killed, lines, render, trainer
+from training_worlds import ONE_EXPERT, killed, lines, render, trainer
 
 from onellm_ros.modality import Modality
 from onellm_ros.preprocess import denormalise
@@ -213,10 +213,12 @@ def test_a_killed_run_goes_on_with_the_same_numbers(prepared, tmp_path):
     # (the third stage takes its batches in two parts)
     stages = tuple(replace(s, accumulate=2 if i == 2 else 1) for i, s in enumerate(SHORT))
     options = {'save_every': 3, 'log_every': 2}
-    whole = trainer(prepared, tmp_path / 'whole', stages, **options)
+    whole = trainer(prepared, tmp_path / 'whole', stages, ONE_EXPERT, **options)
     whole.run()
-    killed(trainer(prepared, tmp_path / 'cut', stages, **options), 2 * 6 + 5)
-    second = trainer(prepared, tmp_path / 'cut', stages, **options)
+    killed(trainer(prepared, tmp_path / 'cut', stages, ONE_EXPERT, **options), 2 * 6 + 5)
+    with open(tmp_path / 'cut' / 'log.jsonl', 'a') as log:
+        log.write('{"stage": "ima')                  # what a kill may leave
+    second = trainer(prepared, tmp_path / 'cut', stages, ONE_EXPERT, **options)
     assert (second.stage_index, second.step) == (2, 3)
     second.run()
     for (name, a), b in zip(whole.model.state_dict().items(),
@@ -224,11 +226,11 @@ def test_a_killed_run_goes_on_with_the_same_numbers(prepared, tmp_path):
         assert torch.equal(a, b), name
     logs = [lines(tmp_path / name, untimed=True) for name in ('whole', 'cut')]
     assert logs[0] == logs[1]
-    assert [x['step'] for x in logs[0] if x['stage'] == 'project'] == [2, 4, 6, 6]
+    assert [x['step'] for x in logs[0] if x['stage'] == stages[2].name] == [2, 4, 6, 6]
 
 
 def test_only_the_parts_of_the_stage_learn(prepared, tmp_path):
-    run = trainer(prepared, tmp_path, (replace(SHORT[2], trains=('upm',)),))
+    run = trainer(prepared, tmp_path, (replace(SHORT[2], trains=('upm',)),), ONE_EXPERT)
     before = {k: v.clone() for k, v in run.model.state_dict().items()}
     run.run()
     upm = {id(p) for p in run.model.part('upm').parameters()}

@@ -21,13 +21,14 @@ _LINE_EVERY_S = 30.0            # where nobody watches a bar
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's log.
+    """Return the lines of a run's log; one that a killed run left half written is none.
 
     :raises TrainingError: if it is missing or damaged.
     """
     path = folder / LOG
     try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line]
+        whole, _, _ = path.read_text().rpartition('\n')
+        return [json.loads(line) for line in whole.splitlines() if line]
     except (OSError, ValueError) as error:
         raise TrainingError(f'{path}: {error}; expected the log of a training run') from None
 
