@@ -44,7 +44,7 @@ def test_parts_come_from_several_models_and_the_rest_is_fresh(tmp_path):
     model = beginning.model(beginning.config)
     assert same(model, a, 'encoder') and same(model, a, 'tokenizers') and same(model, b, 'llm')
     rms = b.llm.tok_embeddings.weight.square().mean().sqrt().item()
-    assert float(model.upm.proj_out['image'][1].weight.mean()) == pytest.approx(rms, rel=1e-5)
+    assert model.upm.proj_out['image'][1].weight.mean().item() == pytest.approx(rms, rel=1e-5)
     with pytest.raises(TrainingError, match=r'upm\..*its part does not fit the others'):
         wrong = Beginning(TINY, [Init(tmp_path / 'a', ('upm',)), Init(tmp_path / 'b', ('llm',))])
         wrong.model(wrong.config)

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from onellm_ros.config import ModelConfig
-from onellm_ros.training.errors import TrainingError
+from onellm_ros.training.errors import TrainingError, plain
 from onellm_ros.training.recipes import RECIPES, Recipe
 from onellm_ros.training.stages import Stage, changed, from_manifest
 
@@ -190,7 +190,7 @@ def run(args: argparse.Namespace) -> int:
         print('stopped; the same command goes on from the last checkpoint', file=sys.stderr)
         return 130
     except (TrainingError, TextError, CheckpointError) as error:
-        print(f'onellm train: error: {error}', file=sys.stderr)
+        print(f'onellm train: error: {plain(error)}', file=sys.stderr)
         return 1
 
 
