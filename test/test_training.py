@@ -15,7 +15,7 @@ from onellm_ros.simulation.language import random_truth
 from onellm_ros.simulation.render import Camera
 from onellm_ros.simulation.truth import KINDS, MOTIONS, SOUNDS, SeenObject, Truth
 from onellm_ros.training.data import WorldBatches
-from onellm_ros.training.heads import CELL_OUTPUTS, Cells, CloudHead, cell_positions
+from onellm_ros.training.heads import CELL_OUTPUTS, Cells, cell_loss, cell_positions, cells_at
 from onellm_ros.training.losses import Losses, answer_loss, block_mask
 from onellm_ros.training.mirror import mirror_signal, mirror_truth
 from onellm_ros.training.recipes import NANO_FIRST
@@ -135,14 +135,14 @@ def test_groups_of_a_cloud_show_what_the_picture_shows_there():
     cells = Cells(torch.full((1, 16, 16, 2), 255, dtype=torch.uint8), distance,
                   torch.full((1, 16, 16, 2), torch.nan))
     cells.dense[0, 8, 2], cells.owner[0, 8, 2] = torch.tensor([5, 1]), 0.5
-    head = CloudHead(8)
-    torch.nn.init.zeros_(head.out.weight)
-    with torch.no_grad():
-        head.out.bias[:] = torch.nn.functional.one_hot(torch.tensor(5), CELL_OUTPUTS) * 9.0
-    centres = torch.stack([left + 0.1, left + 1.0])[None]         # on the thing, off everything
-    loss, share = head.loss(torch.zeros(1, 2, 8), centres, cells, camera)
+    places = torch.stack([left + 0.1, left + 1.0])[None]          # on the thing, off everything
+    found = cells_at(cells, places, camera)
+    assert found.dense[0].tolist() == [[5, 1], [255, 255]]
+    assert found.distance[0, 0] == 2.0 and torch.isnan(found.distance[0, 1])
+    out = torch.nn.functional.one_hot(torch.tensor([[5, 5]]), CELL_OUTPUTS) * 9.0
+    loss, share = cell_loss(out, found)
     assert torch.isfinite(loss) and share == 1.0
-    loss, share = head.loss(torch.zeros(1, 1, 8), centres[:, 1:], cells, camera)
+    loss, share = cell_loss(out[:, 1:], cells_at(cells, places[:, 1:], camera))
     assert loss == 0.0 and torch.isnan(share)                     # nothing to learn, no NaN
 
 

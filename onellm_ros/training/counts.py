@@ -17,7 +17,7 @@ from onellm_ros.modality import Modality
 from onellm_ros.model.points import farthest_points
 from onellm_ros.preprocess.points import METRIC_SCALE_M
 from onellm_ros.simulation.render import Camera
-from onellm_ros.training.heads import ROOM_WEIGHT, SAME_PLACE_M, Cells, cell_positions
+from onellm_ros.training.heads import ROOM_WEIGHT, Cells, cells_at
 from onellm_ros.training.shards import FIRST_KIND
 from onellm_ros.training.shards import IGNORE as NO_CELL
 from onellm_ros.training.slots import SCENE, SLOT
@@ -37,17 +37,7 @@ def on_groups(cells: Cells, cloud: Tensor, config: ModelConfig) -> Cells:
     chosen = farthest_points(cloud[..., channel:channel + 3].contiguous(),
                              config.tokenizer.point_centres)
     centres = METRIC_SCALE_M * cloud[..., :3].gather(1, chosen[..., None].expand(-1, -1, 3))
-    there = cell_positions(cells.distance, Camera())
-    far, nearest = torch.cdist(centres.float(), there.nan_to_num(1e6)).min(-1)
-    lost = (far > SAME_PLACE_M)[..., None]
-
-    def at(labels: Tensor, nothing: float) -> Tensor:
-        rows = labels.flatten(1, 2)
-        picked = rows.gather(1, nearest[..., None].expand(-1, -1, rows.shape[-1]))
-        return picked.masked_fill(lost, nothing)
-
-    return Cells(at(cells.dense, NO_CELL), at(cells.distance[..., None], torch.nan)[..., 0],
-                 at(cells.owner, torch.nan))
+    return cells_at(cells, centres, Camera())
 
 
 def cell_terms(cells: Cells) -> Iterator[tuple[str, Cells, float]]:

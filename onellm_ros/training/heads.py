@@ -111,26 +111,29 @@ class CloudHead(nn.Module):
         super().__init__()
         self.out = nn.Linear(width, CELL_OUTPUTS)
 
-    def loss(self, tokens: Tensor, centres: Tensor, cells: Cells, camera: Camera
-             ) -> tuple[Tensor, Tensor]:
-        """Return the loss and the share of groups on objects whose kind is right.
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return [B, C, CELL_OUTPUTS] from group tokens [B, C, D]."""
+        return self.out(tokens)
 
-        :param tokens: [B, C, D]; :param centres: [B, C, 3] metres in the robot's frame.
-        :param camera: took the picture of the cells (as the robot stands).
-        """
-        there = cell_positions(cells.distance, camera)
-        far, nearest = torch.cdist(centres.float(), there.nan_to_num(1e6)).min(-1)
-        lost = (far > SAME_PLACE_M)[..., None]
 
-        def at(labels: Tensor, nothing: float) -> Tensor:
-            rows = labels.flatten(1, 2).flatten(2) if labels.ndim > 3 else labels.flatten(1)[
-                ..., None]
-            picked = rows.gather(1, nearest[..., None].expand(-1, -1, rows.shape[-1]))
-            return picked.masked_fill(lost, nothing)
+def cells_at(cells: Cells, places: Tensor, camera: Camera) -> Cells:
+    """Return what the cells show that lie at some places; unknown off every cell.
 
-        return cell_loss(self.out(tokens), Cells(
-            at(cells.dense, DENSE_IGNORE), at(cells.distance, torch.nan)[..., 0],
-            at(cells.owner, torch.nan)))
+    :param places: [B, C, 3] metres in the robot's frame.
+    :param camera: took the picture of the cells (as the robot stands).
+    :returns: dense [B, C, 2], distance [B, C], owner [B, C, OWNER].
+    """
+    there = cell_positions(cells.distance, camera)
+    far, nearest = torch.cdist(places.float(), there.nan_to_num(1e6)).min(-1)
+    lost = (far > SAME_PLACE_M)[..., None]
+
+    def at(labels: Tensor, nothing: float) -> Tensor:
+        rows = labels.flatten(1, 2)
+        picked = rows.gather(1, nearest[..., None].expand(-1, -1, rows.shape[-1]))
+        return picked.masked_fill(lost, nothing)
+
+    return Cells(at(cells.dense, DENSE_IGNORE), at(cells.distance[..., None], torch.nan)[..., 0],
+                 at(cells.owner, torch.nan))
 
 
 def cell_positions(distance: Tensor, camera: Camera) -> Tensor:

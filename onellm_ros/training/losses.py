@@ -163,7 +163,7 @@ class Losses(nn.Module):
         if batch.cells is not None:
             dense = self._heads.cloud if modality is Modality.POINT else self._heads.dense
             tokens = features[:, 1:]
-            out = dense.out(tokens) if modality is Modality.POINT else dense(tokens)
+            out = dense(tokens)
             part, right_cells = cell_loss(out, batch.cells)
             if whole is not None:
                 part = torch.zeros_like(part)
