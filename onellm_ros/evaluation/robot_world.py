@@ -58,6 +58,17 @@ def engine_answerer(engine: Any) -> AnswerFn:
     return answer
 
 
+def _replies(answer_fn: AnswerFn, evidence: Evidence, questions: Sequence[str]) -> list[Reply]:
+    """Ask, and return as many replies as questions.
+
+    :raises ValueError: for another number of answers.
+    """
+    answers = answer_fn(evidence, questions)
+    if len(answers) != len(questions):
+        raise ValueError(f'found {len(answers)} answers to {len(questions)} questions')
+    return [a if isinstance(a, Reply) else Reply(a) for a in answers]
+
+
 def _questions(truth: Truth, modality: Modality, seed: Sequence[int], count: int,
                held_out_wording: bool) -> list[Question]:
     """Draw the questions to one modality, the last one unanswerable."""
@@ -155,11 +166,11 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
     confidences: list[tuple[float, bool]] = []
     captions: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for number in tqdm(range(worlds), 'worlds', disable=hidden):
-        observation = World(world_seed(seed, number), held_out=True).sample()
-        truth = observation.truth
-        if shuffled:
-            observation = World(world_seed(seed, (number + 1) % max(worlds, 2)),
-                                held_out=True).sample()
+        world = World(world_seed(seed, number), held_out=True)
+        shown = World(world_seed(seed, (number + 1) % max(worlds, 2)), held_out=True) \
+            if shuffled else world
+        observation = shown.sample()
+        truth = world.truth() if shuffled else observation.truth
         chosen, end_ns = observation.chosen(), observation.stamp_ns
         for index, modality in enumerate(modalities):
             evidence = Evidence((modality,), {m: chosen[m] for m in EVIDENCE[modality]},
@@ -169,10 +180,7 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
             texts = [question.question for question in asked]
             if number < described:
                 texts.append(language.CAPTION_PROMPTS[0])
-            answers = [a if isinstance(a, Reply) else Reply(a)
-                       for a in answer_fn(evidence, texts)]
-            if len(answers) != len(texts):
-                raise ValueError(f'found {len(answers)} answers to {len(texts)} questions')
+            answers = _replies(answer_fn, evidence, texts)
             for question, answer in zip(asked, answers[:len(asked)], strict=True):
                 right = language.is_correct(question, answer.text)
                 guessed = guessers.right(question)
@@ -188,9 +196,8 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
                             frozenset((modality,)))
         if number < described and len(modalities) > 1:
             together = Evidence(tuple(modalities), chosen, end_ns)
-            said = answer_fn(together, [language.CAPTION_PROMPTS[0]])[0]
-            _add_scores(captions['together'], said.text if isinstance(said, Reply) else said,
-                        truth, frozenset(modalities))
+            said = _replies(answer_fn, together, [language.CAPTION_PROMPTS[0]])[0]
+            _add_scores(captions['together'], said.text, truth, frozenset(modalities))
     return {
         'modalities': by_modality.table([m.value for m in modalities]),
         'question_types': by_type.table(language.QUESTION_TYPES),

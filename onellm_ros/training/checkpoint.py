@@ -107,16 +107,24 @@ def load_state(folder: Path, names: list[str]) -> RunState | None:
     return state
 
 
+def misfit(module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> str:
+    """Return what keeps tensors from being those of a module, the first of it; empty: nothing."""
+    own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    wrong = [name for name in {**own, **found} if own.get(name) != found.get(name)]
+    if not wrong:
+        return ''
+    name = wrong[0]
+    return (f'{name}: expected {own.get(name, "nothing")}, found {found.get(name, "nothing")} '
+            f'(and {len(wrong) - 1} more)')
+
+
 def restore(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> None:
     """Give a module on the meta device its tensors.
 
     :raises TrainingError: if they do not fit, naming the first that does not.
     """
-    own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in tensors.items()}
-    wrong = [name for name in {**own, **found} if own.get(name) != found.get(name)]
+    wrong = misfit(module, tensors)
     if wrong:
-        name = wrong[0]
-        raise TrainingError(f'{path}: {name}: expected {own.get(name, "nothing")}, found '
-                            f'{found.get(name, "nothing")} (and {len(wrong) - 1} more)')
+        raise TrainingError(f'{path}: {wrong}')
     module.load_state_dict({n: v.clone() for n, v in tensors.items()}, assign=True)

@@ -96,10 +96,6 @@ class DenseHead(nn.Module):
         out = self.out(tokens).view(-1, p, p, c, c, CELL_OUTPUTS)
         return out.permute(0, 1, 3, 2, 4, 5).reshape(-1, p * c, p * c, out.shape[-1])
 
-    def loss(self, tokens: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        """Return the loss and the share of object cells whose kind is right."""
-        return cell_loss(self(tokens), cells)
-
 
 class CloudHead(nn.Module):
     """What each group of a cloud shows: the same as the cell of the picture that it lies on.

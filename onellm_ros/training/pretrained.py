@@ -24,7 +24,7 @@ from onellm_ros.model.llm import Llama
 from onellm_ros.model.modality_tokenizers import ModalityTokenizers
 from onellm_ros.model.onellm import PARTS, OneLLM
 from onellm_ros.model.projection import UniversalProjection
-from onellm_ros.training.checkpoint import STATE, read_values
+from onellm_ros.training.checkpoint import STATE, misfit, read_values
 from onellm_ros.training.clip import TYPES, read_clip
 from onellm_ros.training.errors import TrainingError
 
@@ -184,13 +184,10 @@ class Beginning:
             if name not in self.parts:
                 setattr(model, name, fresh_part(name, config))
                 continue
-            own = {n: tuple(v.shape) for n, v in model.part(name).state_dict().items()}
-            given = {n: tuple(v.shape) for n, v in self.parts[name].items()}
-            wrong = [n for n in {**own, **given} if own.get(n) != given.get(n)]
+            wrong = misfit(model.part(name), self.parts[name])
             if wrong:
                 raise TrainingError(
-                    f'--init: {name}.{wrong[0]}: found shape {given.get(wrong[0])}, expected '
-                    f'{own.get(wrong[0])}; its part does not fit the others')
+                    f'--init: {name}.{wrong}; its part does not fit the others')
             model.part(name).load_state_dict(
                 {n: v.to(torch.float32, copy=True) for n, v in self.parts[name].items()},
                 assign=True)

@@ -11,12 +11,13 @@ from types import TracebackType
 
 from onellm_ros.weights.errors import WeightsError
 
+# Files of tokenizers, taken along as they are.
+TOKENIZERS = ('tokenizer.model', 'tokenizer.json', 'tokenizer_config.json',
+              'special_tokens_map.json', 'added_tokens.json', 'vocab.json', 'merges.txt',
+              'chat_template.jinja', 'generation_config.json')
 # What a model directory may hold: only such a directory is replaced.
 _KNOWN_FILES = frozenset({
-    'config.json', 'params.json', 'model.safetensors', 'consolidated.00-of-01.pth',
-    'tokenizer.json', 'tokenizer.model', 'tokenizer_config.json', 'special_tokens_map.json',
-    'added_tokens.json', 'vocab.json', 'merges.txt', 'chat_template.jinja',
-    'generation_config.json'})
+    'config.json', 'params.json', 'model.safetensors', 'consolidated.00-of-01.pth', *TOKENIZERS})
 _KNOWN_FOLDERS = frozenset({'llm', 'released'})
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _GB = 1e9

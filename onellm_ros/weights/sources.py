@@ -26,15 +26,12 @@ from onellm_ros.model.onellm import OneLLM
 from onellm_ros.model.released import Entry
 from onellm_ros.model.storage import SCALE, expand
 from onellm_ros.weights.errors import WeightsError
+from onellm_ros.weights.output import TOKENIZERS
 from onellm_ros.weights.tensors import Item
 
 EXTRAS = 'released'             # folder of what only the released layout knows
 UNUSED = 'unused.safetensors'
 ORDER = 'names.json'
-# Files of tokenizers, taken along as they are.
-TOKENIZERS = ('tokenizer.model', 'tokenizer.json', 'tokenizer_config.json',
-              'special_tokens_map.json', 'added_tokens.json', 'vocab.json', 'merges.txt',
-              'chat_template.jinja', 'generation_config.json')
 
 _DTYPES = {'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16,
            'BF16': torch.bfloat16, 'I64': torch.int64, 'I32': torch.int32, 'I16': torch.int16,
