@@ -15,6 +15,7 @@ from onellm_ros.model.points import farthest_points
 from onellm_ros.preprocess.points import METRIC_SCALE_M
 from onellm_ros.simulation.render import Camera
 from onellm_ros.training.batches import Split
+from onellm_ros.training.checkpoint import RunState, save_state
 from onellm_ros.training.counts import on_groups
 from onellm_ros.training.data import WorldBatches
 from onellm_ros.training.distributed import Ranks
@@ -203,3 +204,19 @@ def test_a_state_of_another_run_is_not_gone_on_with(prepared, tmp_path):
     (tmp_path / 'state.pt').write_bytes(b'torn')
     with pytest.raises(TrainingError, match='not readable as the state of a run'):
         trainer(prepared, tmp_path, CHAIN, ONE_EXPERT)
+
+
+def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    state = RunState(0, 'language', [], 3, TINY, {'a': torch.ones(2)}, {})
+    save_state(tmp_path, state)
+    before = (tmp_path / 'state.pt').read_bytes()
+
+    def full(values, file):
+        file.write(b'half')
+        raise RuntimeError('enforce fail: unexpected pos 31027968')
+
+    monkeypatch.setattr(torch, 'save', full)
+    with pytest.raises(TrainingError, match='could not be written .*MB are free.*make room'):
+        save_state(tmp_path, replace(state, step=4))
+    assert [p.name for p in tmp_path.iterdir()] == ['state.pt']
+    assert (tmp_path / 'state.pt').read_bytes() == before

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import os
 from pathlib import Path
 import pickle
+import shutil
 from typing import Any
 import zipfile
 
@@ -47,7 +48,10 @@ class RunState:
 
 
 def save_state(folder: Path, state: RunState) -> None:
-    """Write ``state.pt`` at once or not at all."""
+    """Write ``state.pt`` at once or not at all.
+
+    :raises TrainingError: if it cannot be written; what stood there still does.
+    """
     values = {**vars(state), 'format': FORMAT, 'config': to_mapping(state.config)}
     temporary = folder / f'state-{os.getpid()}.partial'
     for left in folder.glob('state-*.partial'):         # by a run that was killed as it wrote
@@ -58,6 +62,11 @@ def save_state(folder: Path, state: RunState) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(folder / STATE)
+    except (OSError, RuntimeError) as error:            # torch tells of a full disk by the latter
+        room = shutil.disk_usage(folder).free
+        raise TrainingError(f'{folder / STATE} could not be written ({room / 1e6:.0f} MB are free '
+                            f'there): {error}; the checkpoint before it, if any, is unharmed: '
+                            'make room and give the same command again') from error
     finally:
         temporary.unlink(missing_ok=True)
 
