@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from onellm_ros.config import ModelConfig
 from onellm_ros.training.errors import TrainingError, plain
+from onellm_ros.training.recipe_files import SUFFIXES, load_recipe, recipe_text
 from onellm_ros.training.recipes import RECIPES, Recipe
 from onellm_ros.training.stages import Stage, changed, from_manifest
 
@@ -29,8 +30,11 @@ _USES = {'language': {'llm'}, 'encoder': {'encoder', 'tokenizers'},
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``onellm train``."""
     add = parser.add_argument
-    add('--preset', '--recipe', choices=sorted(RECIPES), default='nano',
-        help='model size and stages (default: %(default)s)')
+    add('--preset', '--recipe', metavar='NAME', default='nano',
+        help=f'model sizes and stages: {", ".join(sorted(RECIPES))}, or a YAML file of your own '
+             '(default: %(default)s)')
+    add('--show', action='store_true',
+        help='only print the preset, with the changes that other options make, as such a file')
     add('--stage', metavar='NAME', help='run this stage alone (default: all that are left)')
     add('--until', metavar='NAME', help='stop after this stage')
     add('--steps', action='append', default=[], metavar='STAGE=N',
@@ -111,6 +115,19 @@ def chosen_stages(recipe: Recipe, args: argparse.Namespace) -> tuple[Stage, ...]
     return tuple(changed(s, changes[s.name]) for s in stages[:names.index(last) + 1])
 
 
+def chosen_recipe(name: str) -> Recipe:
+    """Return a preset, or the recipe of a file.
+
+    :raises ValueError: if there is none of this name, or the file is no recipe.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    if not name.endswith(SUFFIXES):
+        raise ValueError(f'--preset {name}: expected one of {", ".join(sorted(RECIPES))}, or a '
+                         f'file *{SUFFIXES[0]}')
+    return load_recipe(name)
+
+
 def stage_files(option: str, texts: Sequence[str], recipe: Recipe, stage: str | None
                 ) -> dict[str, Path]:
     """Return which file each stage reads; one without a stage is for all that read manifests.
@@ -171,11 +188,15 @@ def run(args: argparse.Namespace) -> int:
     from onellm_ros.model.text import TextError
     from onellm_ros.training.plots import plot_run
 
-    recipe = RECIPES[args.preset]
     try:
+        recipe = chosen_recipe(args.preset)
         stages = chosen_stages(recipe, args)
         check_numbers(args)
-        args.out = args.out or Path('runs') / recipe.name
+        if args.show:
+            print(recipe_text(replace(recipe, stages=stages)), end='')
+            return 0
+        # Of a file its own name: what was edited does not go on in the folder of the preset.
+        args.out = args.out or Path('runs') / Path(args.preset).stem
         for folder in () if args.plot else (args.out, args.export or args.out):
             folder.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
