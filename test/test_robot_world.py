@@ -126,14 +126,17 @@ def test_only_the_evidence_is_given(fake_worlds):
     assert robot_world.EVIDENCE[Modality.DEPTH] == (Modality.DEPTH, Modality.IMAGE)
 
 
-def test_held_out_wording(fake_worlds):
-    said: dict[bool, set[str]] = {False: set(), True: set()}
-    for held_out in said:
-        def answer(evidence, questions, held_out=held_out):
-            said[held_out] |= set(questions)
+def test_wordings(fake_worlds):
+    heard: dict[str, set[str]] = {said: set() for said in language.SAID}
+    for said, texts in heard.items():
+        def answer(evidence, questions, texts=texts):
+            texts |= set(questions)
             return [''] * len(questions)
-        run(answer, held_out_wording=held_out, caption_worlds=0)
-    assert not said[False] & said[True]
+        assert run(answer, said=said, caption_worlds=0)['wording'] == said
+    assert not heard['held_out'] & (heard['plain'] | heard['varied'])
+    assert heard['varied'] - heard['plain']
+    with pytest.raises(ValueError, match='held_out'):
+        run(answer, said='odd')
 
 
 def test_wrong_number_of_answers_and_of_worlds(fake_worlds):

@@ -7,15 +7,31 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from training_worlds import ONE_EXPERT, killed, lines, render, trainer
+from training_worlds import ONE_EXPERT, TINY, killed, lines, render, trainer
 
 from onellm_ros.modality import Modality
 from onellm_ros.preprocess import denormalise
 from onellm_ros.simulation.language import random_truth
 from onellm_ros.simulation.render import Camera
-from onellm_ros.simulation.truth import KINDS, MOTIONS, SOUNDS, SeenObject, Truth
+from onellm_ros.simulation.truth import (
+    COLOURS,
+    DIRECTIONS,
+    KINDS,
+    MOTIONS,
+    SOUNDS,
+    SeenObject,
+    Truth,
+)
 from onellm_ros.training.data import WorldBatches
-from onellm_ros.training.heads import CELL_OUTPUTS, Cells, cell_loss, cell_positions, cells_at
+from onellm_ros.training.heads import (
+    CELL_OUTPUTS,
+    STILL_WEIGHT,
+    Cells,
+    WayHead,
+    cell_loss,
+    cell_positions,
+    cells_at,
+)
 from onellm_ros.training.losses import Losses, answer_loss, block_mask
 from onellm_ros.training.mirror import mirror_signal, mirror_truth
 from onellm_ros.training.recipes import NANO_FIRST
@@ -26,9 +42,12 @@ from onellm_ros.training.targets import (
     IGNORE,
     TARGETS,
     TELLS,
+    WAYS,
     cell_owners,
+    cell_ways,
     told_by,
     truth_targets,
+    way_of,
 )
 from onellm_ros.training.templates import Segment, pack_segments
 
@@ -123,6 +142,62 @@ def test_cells_tell_of_their_whole_object():
     assert np.isnan(owner[3, 5]).all()
     twins = replace(TRUTH, seen=(item('ball', 'red'), item('ball', 'red', bearing_rad=-0.2)))
     assert np.isnan(cell_owners(dense, twins)).all()
+
+
+def test_cells_tell_where_their_object_goes():
+    dense = np.full((16, 16, 2), 255, np.uint8)
+    dense[3, 4] = FIRST_KIND + KINDS.index('ball'), 0            # the red ball, at rest
+    dense[5, 6] = FIRST_KIND + KINDS.index('person'), list(COLOURS).index('blue')
+    walker = item('person', 'blue', direction='to the right')
+    going = replace(TRUTH, seen=(item('ball', 'red'), walker))
+    way = cell_ways(dense, going)
+    assert (way[3, 4], way[5, 6]) == (0, 1 + DIRECTIONS.index('to the right'))
+    assert (np.delete(way.ravel(), [3 * 16 + 4, 5 * 16 + 6]) == 255).all()
+    assert way_of(item('ball', 'red', moves=True)) == WAYS - 1
+    twins = replace(TRUTH, seen=(item('ball', 'red', moves=True), item('ball', 'red')))
+    assert (cell_ways(dense, twins) == 255).all()
+
+
+def test_the_head_of_ways_learns_and_weighs_what_is_still_less():
+    torch.manual_seed(0)
+    head, tokens = WayHead(8, 8, hidden=4), torch.randn(2, 64, 8)
+    way = torch.full((2, 16, 16), 255, dtype=torch.uint8)
+    assert head(tokens).shape == (2, WAYS, 16, 16)
+    loss, right = head.loss(tokens, way)
+    assert loss == 0.0 and right == 0.0                           # nothing to learn, no NaN
+    way[0, 2, 3], way[1, 4, 5] = 0, 2
+    still, moving = way.clone(), way.clone()
+    still[1], moving[0] = 255, 255
+    parts = [head.loss(tokens, one)[0] for one in (still, moving)]
+    torch.testing.assert_close(sum(parts), head.loss(tokens, way)[0])
+    log_p = torch.log_softmax(head(tokens)[0, :, 2, 3], 0)[0]
+    torch.testing.assert_close(parts[0], -STILL_WEIGHT * log_p)
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.05)
+    for _ in range(60):
+        loss, right = head.loss(tokens, way)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert right == 1.0 and loss < 0.2
+
+
+def test_half_of_a_video_batch_shows_something_that_moves(prepared):
+    stage = Stage('encoder', 'encoder', (((Modality.VIDEO,), 1.0),), ('encoder',), 1, batch=200)
+    shards = Shards(prepared / 'worlds')
+    moving = [w for w in range(len(shards)) if any(t.direction for t in shards.truth(w).seen)]
+    assert shards.moving == moving and 0 < len(moving) < len(shards)
+    drawn: list[list[int]] = []
+
+    class Recorded(WorldBatches):
+        def build(self, worlds, present, rng, rngs):
+            drawn.append(worlds)
+
+    for batches in (Recorded(prepared / 'worlds', stage, TINY, None),
+                    Recorded(prepared / 'worlds', stage, TINY, None, as_rendered=True)):
+        batches[0]
+    shares = [np.isin(worlds, moving).mean() for worlds in drawn]
+    natural = len(moving) / len(shards)
+    assert shares[0] > 0.5 + natural / 2 - 0.1 and abs(shares[1] - natural) < 0.12
 
 
 def test_groups_of_a_cloud_show_what_the_picture_shows_there():

@@ -92,13 +92,13 @@ def world_language(truth: Truth, config: RenderConfig, index: int) -> dict[str, 
     """
     out: dict[str, Any] = {}
     prompts = language.CAPTION_PROMPTS_HELD_OUT if config.held_out else language.CAPTION_PROMPTS
+    said = 'held_out' if config.held_out else 'varied'
     for number, modality in enumerate(Modality):
         rng = np.random.default_rng([config.seed, index, number])
         present = frozenset((modality,))
-        asked = language.questions(truth, modality, rng, config.questions,
-                                   held_out=config.held_out)
+        asked = language.questions(truth, modality, rng, config.questions, said=said)
         if rng.random() < config.unknowns:
-            asked += language.unknown_questions(truth, present, rng, 1, held_out=config.held_out)
+            asked += language.unknown_questions(truth, present, rng, 1, said=said)
             asked = [asked[int(i)] for i in rng.permutation(len(asked))]
         prompt = str(prompts[int(rng.integers(len(prompts)))])
         out[modality.value] = {
@@ -107,7 +107,7 @@ def world_language(truth: Truth, config: RenderConfig, index: int) -> dict[str, 
     rng = np.random.default_rng([config.seed, index, len(Modality)])
     told = language.caption(truth, _TEXT_SENSES, rng, style='varied')
     about = [q for modality in sorted(_TEXT_SENSES)
-             for q in language.questions(truth, modality, rng, 2, held_out=config.held_out)]
+             for q in language.questions(truth, modality, rng, 2, said=said)]
     out['text'] = {'questions': [(f'{told} {q.question}', q.answer) for q in about]}
     return out
 

@@ -70,12 +70,11 @@ def _replies(answer_fn: AnswerFn, evidence: Evidence, questions: Sequence[str]) 
 
 
 def _questions(truth: Truth, modality: Modality, seed: Sequence[int], count: int,
-               held_out_wording: bool) -> list[Question]:
+               said: str) -> list[Question]:
     """Draw the questions to one modality, the last one unanswerable."""
     rng = np.random.default_rng(seed)
-    return (language.questions(truth, modality, rng, count, held_out=held_out_wording)
-            + language.unknown_questions(truth, frozenset((modality,)), rng, 1,
-                                         held_out=held_out_wording))
+    return (language.questions(truth, modality, rng, count, said=said)
+            + language.unknown_questions(truth, frozenset((modality,)), rng, 1, said=said))
 
 
 class _Guessers:
@@ -86,11 +85,11 @@ class _Guessers:
     """
 
     def __init__(self, truths: Sequence[Truth], modalities: Sequence[Modality], seed: int,
-                 count: int, held_out_wording: bool) -> None:
+                 count: int, said: str) -> None:
         asked = [question for number, truth in enumerate(truths)
                  for index, modality in enumerate(modalities) for draw in range(GUESSER_DRAWS)
                  for question in _questions(truth, modality, (seed, number, index, draw, 7), count,
-                                            held_out_wording)]
+                                            said)]
         self._answerable = Guesser(q for q in asked if q.type != 'unknown')
         self._all = Guesser(asked)
 
@@ -131,7 +130,7 @@ def held_out_truths(seed: int, worlds: int) -> Iterator[Truth]:
 def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
              modalities: Sequence[Modality] = tuple(Modality), questions_per_world: int = 4,
              caption_worlds: int | None = None, guesser_worlds: int | None = None,
-             held_out_wording: bool = False, shuffled: bool = False,
+             said: str = 'plain', shuffled: bool = False,
              on_answer: OnAnswer | None = None, progress: bool | None = None) -> dict[str, Any]:
     """Ask a model about fresh held-out worlds.
 
@@ -140,7 +139,7 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
         in the evidence ('unknown') and counts only under that question type.
     :param caption_worlds: worlds that are also described (None: a quarter of them, 50 at most).
     :param guesser_worlds: worlds that the guesser learns from (None: GUESSER_WORLDS).
-    :param held_out_wording: ask in wordings that training never says.
+    :param said: how questions are worded, one of ``language.SAID``.
     :param shuffled: show the evidence of another world: a model that looks falls to the guesser.
     :param on_answer: called with evidence, question, answer text and whether it was right.
     :param progress: show a progress bar; None: if stderr is a terminal.
@@ -149,6 +148,8 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
         ``captions``: means by modality; and what was asked of what.
     :raises ValueError: for numbers that are not positive, or too many worlds.
     """
+    if said not in language.SAID:
+        raise ValueError(f'found wording {said!r}, expected one of {", ".join(language.SAID)}')
     if worlds < 1 or questions_per_world < 1 or not modalities:
         raise ValueError('expected at least one world, one modality and one question')
     learned = GUESSER_WORLDS if guesser_worlds is None else guesser_worlds
@@ -160,7 +161,7 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
     described = min(math.ceil(worlds / 4), 50) if caption_worlds is None else caption_worlds
     truths = list(tqdm(held_out_truths(seed, learned), 'guesser', learned,
                        disable=hidden))
-    guessers = _Guessers(truths, modalities, seed, questions_per_world, held_out_wording)
+    guessers = _Guessers(truths, modalities, seed, questions_per_world, said)
     by_modality, by_type = _Tally(), _Tally()
     matrix: dict[str, _Tally] = defaultdict(_Tally)
     confidences: list[tuple[float, bool]] = []
@@ -176,7 +177,7 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
             evidence = Evidence((modality,), {m: chosen[m] for m in EVIDENCE[modality]},
                                 end_ns)
             asked = _questions(truth, modality, (seed, number, index), questions_per_world,
-                               held_out_wording)
+                               said)
             texts = [question.question for question in asked]
             if number < described:
                 texts.append(language.CAPTION_PROMPTS[0])
@@ -196,8 +197,8 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
                             frozenset((modality,)))
         if number < described and len(modalities) > 1:
             together = Evidence(tuple(modalities), chosen, end_ns)
-            said = _replies(answer_fn, together, [language.CAPTION_PROMPTS[0]])[0]
-            _add_scores(captions['together'], said.text, truth, frozenset(modalities))
+            told = _replies(answer_fn, together, [language.CAPTION_PROMPTS[0]])[0]
+            _add_scores(captions['together'], told.text, truth, frozenset(modalities))
     return {
         'modalities': by_modality.table([m.value for m in modalities]),
         'question_types': by_type.table(language.QUESTION_TYPES),
@@ -206,7 +207,7 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
         'captions': {name: {score: round(float(np.mean(values)), 4)
                             for score, values in scores.items()}
                      for name, scores in captions.items()},
-        'seed': seed, 'worlds': worlds, 'held_out_wording': held_out_wording,
+        'seed': seed, 'worlds': worlds, 'wording': said,
         'shuffled': shuffled,
         'evidence': {m.value: [part.value for part in EVIDENCE[m]] for m in modalities}}
 
@@ -258,8 +259,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='comma-separated (default: all eight)')
     parser.add_argument('--caption-worlds', type=int, default=None, metavar='N',
                         help='worlds that are also described (default: a quarter, at most 50)')
-    parser.add_argument('--held-out-wording', action='store_true',
-                        help='ask in wordings that training never says')
+    parser.add_argument('--wording', choices=language.SAID, default='plain',
+                        help='ask in wordings of a list (plain), in those of a list that training '
+                             'never says (held_out), or in many others (varied)')
     parser.add_argument('--shuffled', action='store_true',
                         help='show the evidence of another world than the one asked about: shows '
                              'how much of an accuracy comes from looking')
@@ -294,7 +296,7 @@ def run(args: argparse.Namespace) -> int:
         report = evaluate(
             engine_answerer(engine), seed=args.seed, worlds=args.worlds, modalities=modalities,
             questions_per_world=args.questions, caption_worlds=args.caption_worlds,
-            held_out_wording=args.held_out_wording, shuffled=args.shuffled,
+            said=args.wording, shuffled=args.shuffled,
             on_answer=failures)
     except (ValueError, OSError, EngineError) as error:
         print(f'onellm eval robot-world: {error}', file=sys.stderr)

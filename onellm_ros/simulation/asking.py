@@ -15,6 +15,7 @@ from onellm_ros.simulation.asking_objects import (
     ASKED_PLACES,
     Draw,
     colour,
+    colour_is,
     count_all,
     count_colour,
     count_kind,
@@ -25,8 +26,11 @@ from onellm_ros.simulation.asking_objects import (
     object_only,
     object_place,
     place,
+    place_is,
     place_nearest,
     presence,
+    presence_colour,
+    presence_place,
     relation_nearer,
     relation_side,
 )
@@ -35,6 +39,7 @@ from onellm_ros.simulation.asking_senses import (
     clear_space,
     clear_way,
     floor,
+    floor_is,
     motion_is,
     motion_what,
     moving_any,
@@ -73,24 +78,30 @@ def keep(draw: Draw) -> float:
 _POINT_OBJECTS = (object_largest, object_place, object_nearest)
 FAMILIES: dict[Modality, dict[str, tuple[Family, ...]]] = {
     Modality.IMAGE: {
-        'object': (object_largest, object_place, object_nearest), 'colour': (colour,),
-        'count': (count_kind, count_colour, count_all), 'presence': (presence,),
-        'place': (place,), 'range': (near_or_far,),
-        'relation': (relation_side, relation_nearer), 'floor': (floor,)},
+        'object': (object_largest, object_place, object_nearest),
+        'colour': (colour, colour, colour_is),
+        'count': (count_kind, count_colour, count_all),
+        'presence': (presence, presence, presence_colour, presence_place),
+        'place': (place, place, place_is), 'range': (near_or_far,),
+        'relation': (relation_side, relation_nearer), 'floor': (floor, floor, floor_is)},
     Modality.VIDEO: {
         'moving': (moving_what, moving_any, moving_way, moving_way),
-        'object': (object_largest, object_place), 'colour': (colour,), 'presence': (presence,),
-        'place': (place,)},
+        'object': (object_largest, object_place), 'colour': (colour, colour, colour_is),
+        'presence': (presence, presence, presence_colour, presence_place),
+        'place': (place, place, place_is)},
     Modality.DEPTH: {
         'distance': (distance,), 'clear': (clear_way, clear_space), 'range': (near_or_far,),
         'place': (place_nearest,), 'relation': (relation_nearer,)},
     Modality.POINT: {
-        'object': _POINT_OBJECTS, 'distance': (distance,), 'place': (place, place_nearest),
-        'clear': (clear_way, clear_space), 'colour': (colour,), 'presence': (presence,)},
+        'object': _POINT_OBJECTS, 'distance': (distance,),
+        'place': (place, place, place_nearest, place_is), 'clear': (clear_way, clear_space),
+        'colour': (colour, colour, colour_is),
+        'presence': (presence, presence, presence_colour, presence_place)},
     Modality.NORMAL: {
-        'object': (object_largest, object_place), 'presence': (presence,),
-        'count': (count_kind,), 'place': (place,), 'relation': (relation_side,)},
+        'object': (object_largest, object_place), 'presence': (presence, presence, presence_place),
+        'count': (count_kind,), 'place': (place, place, place_is), 'relation': (relation_side,)},
     Modality.IMU: {'motion': (motion_what, motion_is)},
     Modality.AUDIO: {'sound': (sound_what, sound_is, sound_is, sound_quiet)},
     Modality.FMRI: {
-        'object': (object_only, object_place), 'presence': (presence,), 'place': (place,)}}
+        'object': (object_only, object_place), 'presence': (presence,),
+        'place': (place, place, place_is)}}

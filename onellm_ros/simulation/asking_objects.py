@@ -153,6 +153,16 @@ def colour(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw |
     return Draw('colour', 'colour', the(w.definite(drawn[1].kind)), drawn[0])
 
 
+def colour_is(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | None:
+    """Ask whether the only object of its kind has a colour; half the time it has."""
+    drawn = colour(truth, modality, rng)
+    if drawn is None:
+        return None
+    yes = rng.random() < 0.5
+    name = drawn.answer if yes else pick([c for c in COLOURS if c != drawn.answer], rng)
+    return Draw('colour', 'colour.is', {**drawn.slots, 'colour': name}, 'yes' if yes else 'no')
+
+
 def _count(family: str, groups: dict[str, list[SeenObject]], slot: str,
            rng: np.random.Generator) -> Draw | None:
     pairs = [(str(len(things)), name) for name, things in groups.items()
@@ -220,6 +230,31 @@ def presence(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw
     return Draw('presence', 'presence', {'np': name}, 'no')
 
 
+def presence_colour(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | None:
+    """Ask whether anything has a colour; half the time something has."""
+    clear = f.clear_objects(truth)
+    absent = [c for c in COLOURS if all(t.colour != c for t in truth.seen)]
+    if not clear or not absent:
+        return None
+    yes = rng.random() < 0.5
+    name = pick(clear, rng).colour if yes else pick(absent, rng)
+    return Draw('presence', 'presence.colour', {'colour': name}, 'yes' if yes else 'no')
+
+
+def presence_place(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | None:
+    """Ask whether anything is on one side."""
+    pairs = []
+    for place, phrase in ASKED_PLACES.items():
+        there = [t for t in truth.seen if t.place == place or not f.place_is_plain(t)]
+        if not there:
+            pairs.append(('no', phrase))
+        elif any(f.is_clear(t) and f.place_is_plain(t) for t in there):
+            pairs.append(('yes', phrase))
+    drawn = by_class(pairs, rng)
+    return None if drawn is None else Draw(
+        'presence', 'presence.place', {'place': drawn[1]}, drawn[0])
+
+
 def about_one(truth: Truth, modality: Modality, rng: np.random.Generator,
               classify: Callable[[SeenObject], str | None]) -> tuple[dict[str, str], str] | None:
     """Draw an object by the class of the answer; return the slots that name it, and the class."""
@@ -238,6 +273,17 @@ def place(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | 
     drawn = about_one(truth, modality, rng,
                        lambda t: t.place if f.place_is_plain(t) else None)
     return None if drawn is None else Draw('place', 'place', *drawn)
+
+
+def place_is(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | None:
+    """Ask whether an object is on a side; half the time it is."""
+    drawn = place(truth, modality, rng)
+    if drawn is None:
+        return None
+    yes = rng.random() < 0.5
+    side = drawn.answer if yes else pick([p for p in ASKED_PLACES if p != drawn.answer], rng)
+    return Draw('place', 'place.is', {**drawn.slots, 'place': ASKED_PLACES[side]},
+                'yes' if yes else 'no')
 
 
 def near_or_far(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | None:

@@ -12,7 +12,7 @@ from onellm_ros.modality import Modality
 from onellm_ros.simulation import facts as f
 from onellm_ros.simulation import wording as w
 from onellm_ros.simulation.asking_objects import Draw, about_one, pick
-from onellm_ros.simulation.truth import MOTIONS, SOUNDS, SeenObject, Truth
+from onellm_ros.simulation.truth import FLOORS, MOTIONS, SOUNDS, SeenObject, Truth
 
 _ALL = frozenset(MOTIONS)
 _TURNS = frozenset(('turning left', 'turning right'))
@@ -36,6 +36,13 @@ def floor(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | 
     return Draw('floor', 'floor', {}, truth.floor, {
         'wood': ('wooden', 'a wooden floor'), 'tile': ('tiles', 'tiled', 'a tiled floor')}.get(
             truth.floor, (f'a {truth.floor} floor',)))
+
+
+def floor_is(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | None:
+    """Ask whether the floor is of some sort; half the time it is."""
+    yes = rng.random() < 0.5
+    name = truth.floor if yes else pick([n for n in FLOORS if n != truth.floor], rng)
+    return Draw('floor', 'floor.is', {'floor': name}, 'yes' if yes else 'no')
 
 
 def clear_way(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | None:

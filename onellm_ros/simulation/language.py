@@ -29,44 +29,49 @@ from onellm_ros.simulation.captions import (
 )
 from onellm_ros.simulation.facts import clear_objects, random_truth
 from onellm_ros.simulation.truth import COLOURS, DIRECTIONS, FLOORS, KINDS, MOTIONS, SOUNDS, Truth
+from onellm_ros.simulation.varied import varied_prompt, varied_question
 from onellm_ros.simulation.wording import CAPTION_PROMPTS, CAPTION_PROMPTS_HELD_OUT, UNKNOWN
 
 __all__ = [
-    'CAPTION_PROMPTS', 'CAPTION_PROMPTS_HELD_OUT', 'QUESTION_TYPES', 'UNKNOWN', 'Facts',
+    'CAPTION_PROMPTS', 'CAPTION_PROMPTS_HELD_OUT', 'QUESTION_TYPES', 'SAID', 'UNKNOWN', 'Facts',
     'ObjectFact', 'Question', 'caption', 'caption_facts', 'caption_score', 'is_correct',
     'mixed_questions', 'normalise', 'parse_caption', 'questions', 'random_truth',
-    'unknown_questions', 'vocabulary_texts', 'word_question']
+    'unknown_questions', 'varied_prompt', 'vocabulary_texts', 'word_question']
 
+# In the wordings of a list, in those of a list that training never says, or in many others.
+SAID = ('plain', 'held_out', 'varied')
 _TRIES = 40
 _PATIENCE = 16         # draws without a new question until no more is expected
 
 
 def word_question(family: str, slots: Mapping[str, str], rng: np.random.Generator,
-                  held_out: bool = False) -> str:
+                  said: str = 'plain') -> str:
     """Put a question of a family into words.
 
-    :param held_out: use the wordings that training never says.
+    :param said: one of SAID.
     """
-    wordings = w.WORDINGS[family][1 if held_out else 0]
+    if said == 'varied':
+        return varied_question(family, slots, rng)
+    wordings = w.WORDINGS[family][SAID.index(said)]
     text = wordings[int(rng.integers(len(wordings)))].format(**slots)
     return w.sentence_case(text)
 
 
 def _worded(draw: asking.Draw, modality: Modality, rng: np.random.Generator,
-            held_out: bool) -> Question:
-    return Question(draw.type, modality, word_question(draw.family, draw.slots, rng, held_out),
+            said: str) -> Question:
+    return Question(draw.type, modality, word_question(draw.family, draw.slots, rng, said),
                     draw.answer, draw.accept)
 
 
 def questions(truth: Truth, modality: Modality, rng: np.random.Generator, count: int,
-              *, held_out: bool = False) -> list[Question]:
+              *, said: str = 'plain') -> list[Question]:
     """Draw questions that this modality alone can answer.
 
     No family of questions gives the same answer twice, and what is thinned out is decided once,
     so that yes and no stay balanced however many are drawn.
 
     :param count: questions at most; fewer where the truth supports fewer.
-    :param held_out: use the wordings that training never says.
+    :param said: one of SAID.
     """
     types = tuple(asking.FAMILIES[modality])
     answered: set[tuple[str, str]] = set()
@@ -88,7 +93,7 @@ def questions(truth: Truth, modality: Modality, rng: np.random.Generator, count:
             continue
         idle = 0
         answered.add((draw.family, draw.answer))
-        drawn.append(_worded(draw, modality, rng, held_out))
+        drawn.append(_worded(draw, modality, rng, said))
     return drawn
 
 
@@ -96,8 +101,8 @@ def _lacking(present: frozenset[Modality]) -> list[str]:
     """Return the families whose evidence none of the present modalities holds."""
     families = []
     if not present & VISUAL:
-        families += ['object.largest', 'colour', 'count.kind', 'presence', 'place', 'distance',
-                     'clear.way']
+        families += ['object.largest', 'colour', 'count.kind', 'presence', 'presence.colour',
+                     'place', 'distance', 'clear.way', 'floor']
     if not present & {Modality.IMU, Modality.VIDEO}:
         families += ['motion.what', 'motion.is']
     if Modality.AUDIO not in present:
@@ -117,11 +122,12 @@ def _plausible_slots(rng: np.random.Generator, mover: bool) -> dict[str, str]:
     the = w.definite(kind, colour)
     return {'the': the, 'The': w.sentence_case(the), 'np': w.indefinite(kind, colour),
             'plural': w.plural(kind), 'sound': _pick(SOUNDS[1:], rng),
-            'doing': _pick(asking.MOTION_PHRASES, rng)}
+            'doing': _pick(asking.MOTION_PHRASES, rng), 'colour': _pick(tuple(COLOURS), rng),
+            'floor': _pick(FLOORS, rng)}
 
 
 def unknown_questions(truth: Truth, present: frozenset[Modality], rng: np.random.Generator,
-                      count: int, *, held_out: bool = False) -> list[Question]:
+                      count: int, *, said: str = 'plain') -> list[Question]:
     """Draw questions that the present modalities cannot answer; the answer is 'unknown'.
 
     Either the sense is missing (what do you hear, with a picture only) or the object asked about
@@ -136,8 +142,9 @@ def unknown_questions(truth: Truth, present: frozenset[Modality], rng: np.random
     lacking = _lacking(present)
     about: list[str] = []
     if present & VISUAL:
-        about = ['place', 'distance'] if present & METRIC else ['place']
-        about += ['colour'] * 2 if present & COLOUR_TELLING else []
+        about = ['place', 'place', 'place.is']
+        about += ['distance'] if present & METRIC else []
+        about += ['colour'] * 2 + ['colour.is'] if present & COLOUR_TELLING else []
     drawn: list[Question] = []
     texts: set[str] = set()
     for _ in range(_TRIES * count):
@@ -146,13 +153,15 @@ def unknown_questions(truth: Truth, present: frozenset[Modality], rng: np.random
         if about and absent and (not lacking or rng.random() < 0.5):
             family = _pick(about, rng)
             the = w.definite(_pick(absent, rng))
-            slots = {'the': the, 'The': w.sentence_case(the)}
+            slots = {'the': the, 'The': w.sentence_case(the),
+                     'colour': _pick(tuple(COLOURS), rng),
+                     'place': _pick(tuple(asking.ASKED_PLACES.values()), rng)}
         elif lacking:
             family = _pick(lacking, rng)
             slots = _plausible_slots(rng, family == 'moving.way')
         else:
             break
-        text = word_question(family, slots, rng, held_out)
+        text = word_question(family, slots, rng, said)
         if text not in texts:
             texts.add(text)
             drawn.append(Question('unknown', first, text, UNKNOWN))
@@ -191,7 +200,7 @@ def _mixed(truth: Truth, present: frozenset[Modality],
 
 
 def mixed_questions(truth: Truth, present: frozenset[Modality], rng: np.random.Generator,
-                    count: int, *, held_out: bool = False) -> list[Question]:
+                    count: int, *, said: str = 'plain') -> list[Question]:
     """Draw questions for several modalities at once: of each alone, and across two of them.
 
     :raises ValueError: if no modality is present.
@@ -201,11 +210,11 @@ def mixed_questions(truth: Truth, present: frozenset[Modality], rng: np.random.G
     order = [m for m in PROMPT_ORDER if m in present]
     each = max(2, -(-count // len(order)))
     pool = {q.question: q for modality in order
-            for q in questions(truth, modality, rng, each, held_out=held_out)}
+            for q in questions(truth, modality, rng, each, said=said)}
     for _ in range(max(1, count // 4)):
         draw = _mixed(truth, present, rng)
         if draw is not None:
-            question = _worded(draw, order[0], rng, held_out)
+            question = _worded(draw, order[0], rng, said)
             pool[question.question] = question
     drawn = list(pool.values())
     return [drawn[int(i)] for i in rng.permutation(len(drawn))[:count]]
@@ -227,7 +236,7 @@ def vocabulary_texts() -> Iterator[str]:
         for template in (*training, *held_out):
             for _ in range(8):
                 slots = _plausible_slots(rng, family == 'moving.way')
-                slots |= {'other': slots['the'], 'colour': _pick(tuple(COLOURS), rng),
+                slots |= {'other': slots['the'],
                           'side': _pick(('left', 'right'), rng),
                           'place': _pick(tuple(asking.ASKED_PLACES.values()), rng)}
                 yield w.sentence_case(template.format(**slots))

@@ -57,6 +57,10 @@ WORDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
          'What is the colour of {the}?', 'Tell me the colour of {the}.',
          '{The} is of what colour?'),
         ('In which colour is {the}?', 'Of what colour is {the}?')),
+    'colour.is': (
+        ('Is {the} {colour}?', 'Does {the} look {colour}?', 'Is the colour of {the} {colour}?',
+         'Would you call {the} {colour}?'),
+        ('Would {colour} be the colour of {the}?', 'Is {colour} how {the} looks?')),
     'count.kind': (
         ('How many {plural} can you see?', 'How many {plural} are there?', 'Count the {plural}.',
          'What is the number of {plural}?', 'How many {plural} do you see?',
@@ -71,11 +75,23 @@ WORDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
          'How many objects are in view?'),
         ('Give the number of objects.', 'How many items are visible?')),
     'presence': (_SEE, ('Would you say there is {np}?', 'Is {np} somewhere in view?')),
+    'presence.colour': (
+        ('Is there anything {colour}?', 'Do you see something {colour}?',
+         'Is something {colour}?', 'Is there a {colour} thing in view?'),
+        ('Would you say there is anything {colour}?', 'Is some object {colour}?')),
+    'presence.place': (
+        ('Is there anything {place}?', 'Do you see something {place}?',
+         'Does anything stand {place}?', 'Is an object {place}?'),
+        ('Would you say there is anything {place}?', 'Is some object {place}?')),
     'place': (
         ('Where is {the}?', 'On which side is {the}?', 'In which direction is {the}?',
          'Where do you see {the}?', 'Is {the} left, ahead or right?',
          'Tell me where {the} is.'),
         ('Whereabouts is {the}?', 'Which way is {the} from here?')),
+    'place.is': (
+        ('Is {the} {place}?', 'Do you see {the} {place}?', 'Does {the} stand {place}?',
+         'Would I find {the} {place}?'),
+        ('Would you say {the} is {place}?', 'Is it {place} that {the} stands?')),
     'range': (
         ('Is {the} near or far?', 'Is {the} far or near?', 'Near or far: where is {the}?',
          'Would you call {the} near or far?', 'Is {the} close, or is it far?',
@@ -93,6 +109,10 @@ WORDINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ('What is the floor made of?', 'What kind of floor is it?', 'Which floor do you see?',
          'What floor is the robot on?', 'Name the floor.', 'What does the floor consist of?'),
         ('Which material is the floor?', 'What covers the ground?')),
+    'floor.is': (
+        ('Is the floor {floor}?', 'Is the floor made of {floor}?', 'Do you see a {floor} floor?',
+         'Is it a {floor} floor?'),
+        ('Would you say the floor is {floor}?', 'Does the floor consist of {floor}?')),
     'distance': (
         ('How far away is {the}?', 'What is the distance to {the}?', 'How far is it to {the}?',
          'How many metres away is {the}?', 'Give the distance to {the}.', 'How distant is {the}?'),

@@ -17,7 +17,7 @@ from onellm_ros.modality import Modality
 from onellm_ros.model.points import farthest_points
 from onellm_ros.preprocess.points import METRIC_SCALE_M
 from onellm_ros.simulation.render import Camera
-from onellm_ros.training.heads import ROOM_WEIGHT, Cells, cells_at
+from onellm_ros.training.heads import ROOM_WEIGHT, STILL_WEIGHT, Cells, cells_at
 from onellm_ros.training.shards import FIRST_KIND
 from onellm_ros.training.shards import IGNORE as NO_CELL
 from onellm_ros.training.slots import SCENE, SLOT
@@ -25,6 +25,7 @@ from onellm_ros.training.targets import IGNORE, OWNER, TARGETS
 
 Counts = dict[str, float]
 ANSWERS, SAMPLES, OBJECTS = 'answers', 'samples', 'cells/objects'
+WAY, MOVERS = 'cells/way', 'cells/movers'
 
 
 def on_groups(cells: Cells, cloud: Tensor, config: ModelConfig) -> Cells:
@@ -96,4 +97,7 @@ def count_terms(targets: dict[str, Tensor], slots: dict[Modality, tuple[Tensor, 
         out.update({term: count for term, _, count in cell_terms(cells)})
         kind = cells.dense[..., 0]
         out[OBJECTS] = float(((kind != NO_CELL) & (kind >= FIRST_KIND)).sum())
+        if cells.way is not None:
+            out[MOVERS] = float(((cells.way != NO_CELL) & (cells.way > 0)).sum())
+            out[WAY] = out[MOVERS] + STILL_WEIGHT * float((cells.way == 0).sum())
     return out

@@ -30,11 +30,18 @@ from onellm_ros.training.mirror import MIRRORED, mirror_signal, mirror_truth
 from onellm_ros.training.shards import Shards
 from onellm_ros.training.slots import slot_targets
 from onellm_ros.training.stages import Stage
-from onellm_ros.training.targets import TARGETS, cell_owners, told_by, truth_targets
+from onellm_ros.training.targets import (
+    TARGETS,
+    cell_owners,
+    cell_ways,
+    told_by,
+    truth_targets,
+)
 from onellm_ros.training.templates import Segment, pack_segments
 
 REFRESH_STEPS = 50
 WITH_CELLS = (Modality.IMAGE, Modality.VIDEO, Modality.DEPTH, Modality.NORMAL, Modality.POINT)
+MOVING = 0.5                    # share of video batches taken from worlds where something moves
 NO_COLOUR = 0.15                # share of depth and normal batches without a colour camera
 _CHEAP = (Modality.AUDIO, Modality.IMU, Modality.POINT, Modality.FMRI)
 Generators = Sequence[np.random.Generator]
@@ -142,8 +149,12 @@ class WorldBatches(Dataset[Batch]):
         if self.stage.kind == 'language':
             return self.build_language(present, rngs)
         self._check()
-        worlds = [int(w) for w in rng.integers(0, len(self.shards), count)][mine.start:mine.stop]
-        return self.build(worlds, present, rng, rngs)
+        worlds = rng.integers(0, len(self.shards), count)
+        if present == (Modality.VIDEO,) and self.shards.moving and not self.as_rendered:
+            moving = np.array(self.shards.moving)
+            chosen = rng.random(count) < MOVING
+            worlds[chosen] = moving[rng.integers(0, len(moving), int(chosen.sum()))]
+        return self.build([int(w) for w in worlds[mine.start:mine.stop]], present, rng, rngs)
 
     def build_language(self, present: tuple[Modality, ...], rngs: Generators) -> Batch:
         """Build a batch of scenes that are told by their slots, without rendering anything."""
@@ -179,7 +190,7 @@ class WorldBatches(Dataset[Batch]):
             m: model_input(self.shards, worlds, m, self.config, rngs if varied else None,
                            mirrored, not varied or colour.get(m, True)) for m in ordered}
         if self.stage.dense and ordered[0] in WITH_CELLS:
-            cells = self._cells(worlds, truths, mirrored)
+            cells = self._cells(worlds, truths, mirrored, ordered[0] is Modality.VIDEO)
             batch.cells = on_groups(cells, batch.inputs[ordered[0]], self.config) \
                 if ordered[0] is Modality.POINT else cells
         if self.stage.kind == 'align' and self.stage.answers:
@@ -187,13 +198,16 @@ class WorldBatches(Dataset[Batch]):
             batch.text = pack_segments(rows, self.text.pad)
         return counted(batch)
 
-    def _cells(self, worlds: list[int], truths: list[Truth], mirrored: bool) -> Cells:
+    def _cells(self, worlds: list[int], truths: list[Truth], mirrored: bool,
+               ways: bool = False) -> Cells:
         dense, distance = self.shards.rows(worlds, 'dense'), self.shards.rows(worlds, 'distance')
         if mirrored:
             dense, distance = mirror_signal(dense, 'dense'), mirror_signal(distance, 'distance')
         owner = np.stack([cell_owners(d, t) for d, t in zip(dense, truths, strict=True)])
+        way = [cell_ways(d, t) for d, t in zip(dense, truths, strict=True)] if ways else None
         return Cells(torch.from_numpy(np.ascontiguousarray(dense)),
-                     torch.from_numpy(distance.astype(np.float32)), torch.from_numpy(owner))
+                     torch.from_numpy(distance.astype(np.float32)), torch.from_numpy(owner),
+                     None if way is None else torch.from_numpy(np.stack(way)))
 
     def _slots(self, truths: list[Truth], ordered: tuple[Modality, ...]
                ) -> dict[Modality, tuple[Tensor, Tensor]]:
@@ -208,15 +222,17 @@ class WorldBatches(Dataset[Batch]):
                   rng: np.random.Generator) -> list[Segment]:
         count, ordered = self.stage.questions, [m for m in PROMPT_ORDER if m in present]
         asked = [q for m in ordered
-                 for q in language.questions(truth, m, rng, max(2, -(-count // len(ordered))))]
+                 for q in language.questions(truth, m, rng, max(2, -(-count // len(ordered))),
+                                       said='varied')]
         asked = [asked[int(i)] for i in rng.permutation(len(asked))[:count]]
         if rng.random() < self.stage.unknowns:
-            asked += language.unknown_questions(truth, present, rng, 1)
+            asked += language.unknown_questions(truth, present, rng, 1, said='varied')
         rows = [self._segment(q.question, q.answer, q.type) for q in asked]
         if rows and rng.random() >= self.stage.captions:
             return rows
         prompts = language.CAPTION_PROMPTS
-        prompt = prompts[0] if rng.random() < 0.5 else prompts[int(rng.integers(len(prompts)))]
+        prompt = prompts[0] if rng.random() < 0.5 else language.varied_prompt(rng) \
+            if rng.random() < 0.5 else prompts[int(rng.integers(len(prompts)))]
         style = 'plain' if prompt == prompts[0] else 'varied'
         rows.append(self._segment(prompt, language.caption(truth, present, rng, style=style),
                                   'caption'))

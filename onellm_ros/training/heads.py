@@ -1,8 +1,9 @@
 """Heads that exist only while a small model is trained.
 
-``DenseHead`` reads from the encoder's tokens what each patch shows, ``CloudHead`` what each group
-of a cloud belongs to, ``FactsHead`` the facts of ``targets.py``, pooled over all tokens. Shipped
-weights hold none of them. Owns the heads and their losses.
+``DenseHead`` reads from the encoder's tokens what each patch shows, ``WayHead`` where its object
+goes, ``CloudHead`` what each group of a cloud belongs to, ``FactsHead`` the facts of
+``targets.py``, pooled over all tokens. Shipped weights hold none of them. Owns the heads and
+their losses.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from onellm_ros.simulation.render import Camera
 from onellm_ros.simulation.truth import COLOURS, KINDS
 from onellm_ros.training.shards import FIRST_KIND, GRID
 from onellm_ros.training.shards import IGNORE as DENSE_IGNORE
-from onellm_ros.training.targets import IGNORE, OWNER, TARGETS
+from onellm_ros.training.targets import IGNORE, OWNER, TARGETS, WAYS
 
 ROOM_WEIGHT = 0.25              # of floor and walls, which fill most cells
 OWNER_WEIGHT = 2.0              # of the bearing and the size of a cell's object
 CELL_KINDS = FIRST_KIND + len(KINDS)
 CELL_OUTPUTS = CELL_KINDS + len(COLOURS) + 1 + OWNER
+STILL_WEIGHT = 0.2              # of the ways of objects that do not move, which most do not
 SAME_PLACE_M = 0.25             # a group of points this close to a cell's surface belongs to it
 
 
@@ -34,16 +36,19 @@ class Cells:
 
     :param dense: uint8 [B, GRID, GRID, 2]. :param distance: float32 [B, GRID, GRID] metres, NaN
         unknown. :param owner: float32 [B, GRID, GRID, OWNER] as ``targets.cell_owners`` gives it,
-        NaN unknown.
+        NaN unknown. :param way: uint8 [B, GRID, GRID] of a video, as ``targets.cell_ways`` gives
+        it.
     """
 
     dense: Tensor
     distance: Tensor
     owner: Tensor
+    way: Tensor | None = None
 
     def to(self, device: torch.device) -> Cells:
         """Return the same on a device."""
-        return Cells(self.dense.to(device), self.distance.to(device), self.owner.to(device))
+        return Cells(self.dense.to(device), self.distance.to(device), self.owner.to(device),
+                     None if self.way is None else self.way.to(device))
 
 
 def cell_loss(out: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
@@ -95,6 +100,41 @@ class DenseHead(nn.Module):
         p, c = self.patches, self.cells
         out = self.out(tokens).view(-1, p, p, c, c, CELL_OUTPUTS)
         return out.permute(0, 1, 3, 2, 4, 5).reshape(-1, p * c, p * c, out.shape[-1])
+
+
+class WayHead(nn.Module):
+    """Where the object behind each cell goes, from the patches around it.
+
+    A patch alone shows that something was there earlier or later; where it went, its neighbours
+    know, and whether the robot itself turned.
+
+    :param width: encoder width; :param patches: patches a side of the picture (divides GRID).
+    """
+
+    def __init__(self, width: int, patches: int, hidden: int = 64):
+        super().__init__()
+        self.patches, self.cells = patches, GRID // patches
+        self.body = nn.Sequential(
+            nn.Conv2d(width, hidden, 5, padding=2), nn.GELU(),
+            nn.Conv2d(hidden, hidden, 5, padding=2), nn.GELU(),
+            nn.Conv2d(hidden, self.cells ** 2 * WAYS, 1), nn.PixelShuffle(self.cells))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return [B, WAYS, GRID, GRID] from patch tokens [B, patches^2, D]."""
+        out: Tensor = self.body(tokens.transpose(1, 2).unflatten(2, (self.patches, -1)))
+        return out
+
+    def loss(self, tokens: Tensor, way: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the summed loss, of cells that are still by STILL_WEIGHT, and rights of movers.
+
+        :param way: uint8 [B, GRID, GRID], DENSE_IGNORE unknown.
+        """
+        logits, known = self(tokens).float().movedim(1, -1), way != DENSE_IGNORE
+        weight = torch.ones(WAYS, device=way.device)
+        weight[0] = STILL_WEIGHT
+        loss = F.cross_entropy(logits[known], way[known].long(), weight, reduction='sum')
+        moving = known & (way > 0)
+        return loss, (logits.argmax(-1) == way)[moving].float().sum()
 
 
 class CloudHead(nn.Module):

@@ -17,19 +17,22 @@ from onellm_ros.model.onellm import OneLLM
 from onellm_ros.training.batches import Batch
 from onellm_ros.training.counts import (
     ANSWERS,
+    MOVERS,
     OBJECTS,
     SAMPLES,
+    WAY,
     Counts,
     cell_terms,
     seen_name,
     slot_terms,
 )
-from onellm_ros.training.heads import CloudHead, DenseHead, FactsHead, cell_loss, pooled
+from onellm_ros.training.heads import CloudHead, DenseHead, FactsHead, WayHead, cell_loss, pooled
 from onellm_ros.training.slots import SceneEmbedding, SlotHead
 from onellm_ros.training.stages import Stage
 from onellm_ros.training.targets import IGNORE
 from onellm_ros.training.templates import Packed
 
+WAY_SHARE = 0.5                 # of where things go, beside what they are (dense)
 BLUR = 0.4                      # how unsure told scenes are while the LLM learns from them
 Sums = dict[str, list[float]]   # name -> [sum, count]
 
@@ -58,6 +61,7 @@ class Heads(nn.Module):
         self.slots = SlotHead(config.llm.dim)
         self.scene = SceneEmbedding(config.llm.dim, slots, scale)
         self.cloud = CloudHead(encoder.width)
+        self.way = WayHead(encoder.width, encoder.image_size // encoder.patch_size)
 
 
 def block_mask(prefix: int, segments: Tensor) -> Tensor:
@@ -173,6 +177,13 @@ class Losses(nn.Module):
             if own[OBJECTS]:
                 _add(sums, f'{modality}/patch', right_cells, own[OBJECTS])
             loss = _anchored(loss + stage.dense * part, features, dense)
+            if batch.cells.way is not None:
+                way = self._heads.way
+                part, right_ways = way.loss(tokens, batch.cells.way)
+                part = part / max(1.0, (whole or own)[WAY])
+                loss = _anchored(loss + WAY_SHARE * stage.dense * part, features, way)
+                if own[MOVERS]:
+                    _add(sums, f'{modality}/way', right_ways / own[MOVERS], own[MOVERS])
         return loss, sums
 
     def _align(self, stage: Stage, batch: Batch, whole: Counts | None) -> tuple[Tensor, Sums]:

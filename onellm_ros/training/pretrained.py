@@ -29,7 +29,8 @@ from onellm_ros.training.clip import TYPES, read_clip
 from onellm_ros.training.errors import TrainingError
 
 # Which of the heads were trained with which part.
-_HEADS = {'encoder': ('dense.', 'pooled.', 'cloud.'), 'llm': ('scene.',), 'upm': ('slots.',)}
+_HEADS = {'encoder': ('dense.', 'pooled.', 'cloud.', 'way.'), 'llm': ('scene.',),
+          'upm': ('slots.',)}
 TOKENIZER_FILES = ('tokenizer.json', 'tokenizer.model', 'tokenizer_config.json',
                    'special_tokens_map.json', 'generation_config.json')
 

@@ -87,8 +87,8 @@ _ASKED: tuple[Set, ...] = (
 _LANGUAGE = Stage('language', 'language', _ASKED, ('llm',), steps=5000, data='told', batch=32,
                   questions=5, learning_rate=1e-3)
 _ENCODER = Stage('encoder', 'encoder',
-                 (((IMG,), 6), ((DEP,), 2), ((NRM,), 1), ((VID,), 1), ((PTS,), 2), ((AUD,), 0.7),
-                  ((IMU,), 0.2), ((FMR,), 0.2)),
+                 (((IMG,), 3), ((VID,), 4), ((DEP,), 1), ((NRM,), 1), ((PTS,), 4), ((AUD,), 0.4),
+                  ((IMU,), 0.15), ((FMR,), 0.25)),
                  ('tokenizers', 'encoder'), steps=7000, batch=64, facts=0.3, dense=1.0)
 # Its tokenizers learn with the encoder, so that only the UPM is left to the stages.
 _STAGE = Stage('stage_1', 'align', evenly(IMG), ('upm',), steps=1500, batch=32, questions=4,

@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 from pathlib import Path
+import re
 import shutil
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ GRID = 16                       # cells a side of the dense labels
 FLOOR, WALL, FIRST_KIND = 0, 1, 2
 IGNORE = 255
 SHARD_WORLDS = 512
+_MOVES = re.compile(r'"direction": "\w')       # of a line of ``truth.jsonl``
 
 
 def truth_from_json(text: str) -> Truth:
@@ -165,6 +167,7 @@ class Shards:
         self._truths: list[list[str]] = []
         self._names: set[str] = set()
         self.index: list[tuple[int, int]] = []
+        self.moving: list[int] = []             # worlds in which something moves in view
         self.refresh()
 
     def refresh(self) -> int:
@@ -176,6 +179,8 @@ class Shards:
             self._arrays.append({file.stem: np.load(file, mmap_mode='r')
                                  for file in sorted(path.glob('*.npy'))})
             lines = (path / 'truth.jsonl').read_text().splitlines()
+            self.moving += [len(self.index) + row for row, line in enumerate(lines)
+                            if _MOVES.search(line)]
             self.index.extend((len(self._truths), row) for row in range(len(lines)))
             self._truths.append(lines)
         return len(self.index)

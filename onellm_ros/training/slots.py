@@ -21,7 +21,6 @@ from onellm_ros.simulation.captions import COLOUR_TELLING, METRIC, RANGE_TELLING
 from onellm_ros.simulation.facts import is_clear
 from onellm_ros.simulation.truth import (
     COLOURS,
-    DIRECTIONS,
     FLOORS,
     KINDS,
     MOTIONS,
@@ -30,14 +29,13 @@ from onellm_ros.simulation.truth import (
     SeenObject,
     Truth,
 )
-from onellm_ros.training.targets import IGNORE
+from onellm_ros.training.targets import IGNORE, WAYS, way_of
 
 VIEW_LIMIT_RAD = 0.70           # bearing of the outer edge of the first and the last slot
 STEP_M = 0.25                   # bins of distance
 DISTANCES = 26                  # the last bin: from 6.25 m on
-SIZES = 12                      # bins of the logarithm of an object's share of the picture
+SIZES = 24                      # bins of the logarithm of an object's share of the picture
 LEAST_SIZE, MOST_SIZE = 0.002, 0.5
-UNTOLD_WAY = 1 + len(DIRECTIONS)  # moves, but in none of the directions
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ SLOT = (
     Attribute('metres', DISTANCES, _VIEWS),
     Attribute('size', SIZES, _VIEWS),
     Attribute('clear', 2, _VIEWS),
-    Attribute('way', 2 + len(DIRECTIONS), frozenset((Modality.VIDEO,))))
+    Attribute('way', WAYS, frozenset((Modality.VIDEO,))))
 SCENE = (
     Attribute('floor', len(FLOORS), RANGE_TELLING),
     Attribute('free', DISTANCES, METRIC),
@@ -105,11 +103,10 @@ def layout(seen: tuple[SeenObject, ...], slots: int, by_place: bool) -> dict[int
 
 
 def _said(thing: SeenObject) -> dict[str, int]:
-    way = 1 + DIRECTIONS.index(thing.direction) if thing.direction else \
-        UNTOLD_WAY if thing.moves else 0
     return {'kind': 1 + KINDS.index(thing.kind), 'place': PLACES.index(thing.place),
             'colour': list(COLOURS).index(thing.colour), 'metres': distance_bin(thing.distance_m),
-            'size': size_bin(thing.pixels), 'clear': int(is_clear(thing)), 'way': way}
+            'size': size_bin(thing.pixels), 'clear': int(is_clear(thing)),
+            'way': way_of(thing)}
 
 
 def slot_targets(truth: Truth, modality: Modality, slots: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ targets and which modality can tell which; no networks, no text.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 import math
 
@@ -22,13 +23,16 @@ from onellm_ros.simulation.truth import (
     MOTIONS,
     PLACES,
     SOUNDS,
+    SeenObject,
     Truth,
 )
 from onellm_ros.training.shards import FIRST_KIND
+from onellm_ros.training.shards import IGNORE as DENSE_IGNORE
 
 IGNORE = -100
 BINS_M = 7                      # metre bins 0 .. 6, farther counts as 6
 OWNER = 2                       # what a cell should tell of its whole object: bearing, size
+WAYS = 2 + len(DIRECTIONS)      # at rest, the directions, some other way
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,37 @@ def cell_owners(dense: np.ndarray, truth: Truth) -> np.ndarray:
     :returns: float32 [G, G, OWNER]; NaN without an object and where two look alike.
     """
     out = np.full((*dense.shape[:2], OWNER), np.nan, np.float32)
+    for thing, mask in _alone(dense, truth):
+        out[mask] = thing.bearing_rad, math.log(thing.pixels) / 5
+    return out
+
+
+def way_of(thing: SeenObject) -> int:
+    """Return the class of an object's way, 0..WAYS - 1."""
+    if thing.direction:
+        return 1 + DIRECTIONS.index(thing.direction)
+    return WAYS - 1 if thing.moves else 0
+
+
+def cell_ways(dense: np.ndarray, truth: Truth) -> np.ndarray:
+    """Return the way (``way_of``) of the object behind each cell.
+
+    :param dense: as for ``cell_owners``.
+    :returns: uint8 [G, G]; the shards' IGNORE without an object and where two look alike.
+    """
+    out = np.full(dense.shape[:2], DENSE_IGNORE, np.uint8)
+    for thing, mask in _alone(dense, truth):
+        out[mask] = way_of(thing)
+    return out
+
+
+def _alone(dense: np.ndarray, truth: Truth) -> Iterator[tuple[SeenObject, np.ndarray]]:
+    """Yield each object that no other looks like, and its cells, bool [G, G]."""
     looks = Counter((s.kind, s.colour) for s in truth.seen)
     for thing in truth.seen:
         if looks[thing.kind, thing.colour] == 1:
-            mask = (dense[..., 0] == FIRST_KIND + KINDS.index(thing.kind)) & (
+            yield thing, (dense[..., 0] == FIRST_KIND + KINDS.index(thing.kind)) & (
                 dense[..., 1] == list(COLOURS).index(thing.colour))
-            out[mask] = thing.bearing_rad, math.log(thing.pixels) / 5
-    return out
 
 
 def told_by(targets: dict[str, np.ndarray], present: frozenset[Modality]) -> dict[str, np.ndarray]:
