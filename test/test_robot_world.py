@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 import json
 import re
 from types import SimpleNamespace
@@ -124,6 +125,25 @@ def test_only_the_evidence_is_given(fake_worlds):
     expected = [((m,), frozenset(robot_world.EVIDENCE[m])) for m in Modality]
     assert given == [*expected, (tuple(Modality), frozenset(Modality))]
     assert robot_world.EVIDENCE[Modality.DEPTH] == (Modality.DEPTH, Modality.IMAGE)
+
+
+def test_worlds_with_objects_that_training_never_showed_together(fake_worlds, tmp_path):
+    truths = [FakeWorld(robot_world.world_seed(3, n), held_out=True).truth() for n in range(8)]
+    shard = tmp_path / 'shard-00000'
+    shard.mkdir()
+    known = [t for t in truths[:4] if t.seen]
+    (shard / 'truth.jsonl').write_text(''.join(json.dumps(asdict(t)) + '\n' for t in known))
+    together = robot_world.shown_together(tmp_path)
+    assert together == {robot_world.objects_of(t) for t in known}
+    report = run(silent, rendered=tmp_path, caption_worlds=0)
+    rows = report['combinations']
+    assert list(rows) == list(robot_world.COMBINATIONS)
+    assert sum(row['questions'] for row in rows.values()) == sum(
+        row['questions'] for row in report['modalities'].values())
+    assert robot_world.COMBINATIONS[1] in robot_world.format_report(report)
+    assert run(silent, caption_worlds=0)['combinations'] == {}
+    with pytest.raises(ValueError, match='no rendered worlds'):
+        run(silent, rendered=tmp_path / 'none')
 
 
 def test_wordings(fake_worlds):

@@ -41,6 +41,7 @@ EVIDENCE: dict[Modality, tuple[Modality, ...]] = {
 GUESSER_WORLDS = 200
 GUESSER_DRAWS = 8
 MAX_TOKENS = 160                # the longest caption, of all modalities, is about 70 words
+COMBINATIONS = ('objects together in training', 'objects never together')
 _WORLDS_A_SEED = 1_000_000
 
 
@@ -121,6 +122,24 @@ def world_seed(seed: int, number: int) -> int:
     return seed * _WORLDS_A_SEED + number
 
 
+def objects_of(truth: Truth) -> frozenset[tuple[str, str]]:
+    """Return kinds and colours of all that a world shows."""
+    return frozenset((thing.kind, thing.colour) for thing in truth.seen)
+
+
+def shown_together(folder: Path) -> set[frozenset[tuple[str, str]]]:
+    """Return which objects rendered worlds show together.
+
+    :raises ValueError: if there are no rendered worlds in the folder.
+    """
+    from onellm_ros.training.shards import Shards
+    shards = Shards(folder)
+    if not len(shards):
+        raise ValueError(f'--rendered {folder}: found no rendered worlds, expected the folder '
+                         'that `onellm train --data` was given')
+    return {objects_of(shards.truth(world)) for world in range(len(shards))}
+
+
 def held_out_truths(seed: int, worlds: int) -> Iterator[Truth]:
     """Yield the truths of worlds that no evaluation of this seed asks about."""
     for number in range(worlds):
@@ -130,7 +149,7 @@ def held_out_truths(seed: int, worlds: int) -> Iterator[Truth]:
 def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
              modalities: Sequence[Modality] = tuple(Modality), questions_per_world: int = 4,
              caption_worlds: int | None = None, guesser_worlds: int | None = None,
-             said: str = 'plain', shuffled: bool = False,
+             said: str = 'plain', shuffled: bool = False, rendered: Path | None = None,
              on_answer: OnAnswer | None = None, progress: bool | None = None) -> dict[str, Any]:
     """Ask a model about fresh held-out worlds.
 
@@ -141,11 +160,14 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
     :param guesser_worlds: worlds that the guesser learns from (None: GUESSER_WORLDS).
     :param said: how questions are worded, one of ``language.SAID``.
     :param shuffled: show the evidence of another world: a model that looks falls to the guesser.
+    :param rendered: folder of the worlds that the model was trained on: scores those that show
+        objects together which no training world showed together on their own, too.
     :param on_answer: called with evidence, question, answer text and whether it was right.
     :param progress: show a progress bar; None: if stderr is a terminal.
     :returns: ``modalities`` and ``question_types``: accuracy, guesser and questions each, and
         ``matrix``: both at once; ``calibration`` of the confidences (None without them);
-        ``captions``: means by modality; and what was asked of what.
+        ``combinations``: worlds whose objects training showed together, and others (without
+        ``rendered`` empty); ``captions``: means by modality; and what was asked of what.
     :raises ValueError: for numbers that are not positive, or too many worlds.
     """
     if said not in language.SAID:
@@ -162,7 +184,8 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
     truths = list(tqdm(held_out_truths(seed, learned), 'guesser', learned,
                        disable=hidden))
     guessers = _Guessers(truths, modalities, seed, questions_per_world, said)
-    by_modality, by_type = _Tally(), _Tally()
+    by_modality, by_type, by_objects = _Tally(), _Tally(), _Tally()
+    together_before = None if rendered is None else shown_together(rendered)
     matrix: dict[str, _Tally] = defaultdict(_Tally)
     confidences: list[tuple[float, bool]] = []
     captions: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -186,6 +209,9 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
                 right = language.is_correct(question, answer.text)
                 guessed = guessers.right(question)
                 by_type.add(question.type, right, guessed)
+                if together_before is not None and question.type != 'unknown':
+                    by_objects.add(COMBINATIONS[objects_of(truth) not in together_before], right,
+                                   guessed)
                 matrix[modality.value].add(question.type, right, guessed)
                 confidences.append((answer.confidence, right))
                 if on_answer:
@@ -203,6 +229,7 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
         'modalities': by_modality.table([m.value for m in modalities]),
         'question_types': by_type.table(language.QUESTION_TYPES),
         'matrix': {name: tally.table(language.QUESTION_TYPES) for name, tally in matrix.items()},
+        'combinations': by_objects.table(COMBINATIONS),
         'calibration': calibration(confidences),
         'captions': {name: {score: round(float(np.mean(values)), 4)
                             for score, values in scores.items()}
@@ -221,9 +248,11 @@ def _add_scores(lists: dict[str, list[float]], text: str, truth: Truth,
 def format_report(report: Mapping[str, Any]) -> str:
     """Return the tables of a report as text."""
     lines = []
-    for title in ('modalities', 'question_types'):
-        lines.append(f'{title.replace("_", " "):16s} accuracy  guesser  questions')
-        lines += [f'  {name:14s} {row["accuracy"]:8.3f} {row["guesser"]:8.3f} '
+    for title in ('modalities', 'question_types', 'combinations'):
+        if not report[title]:
+            continue
+        lines.append(f'{title.replace("_", " "):30s} accuracy  guesser  questions')
+        lines += [f'  {name:28s} {row["accuracy"]:8.3f} {row["guesser"]:8.3f} '
                   f'{row["questions"]:10d}' for name, row in report[title].items()]
     found = report['calibration']
     if found:
@@ -265,6 +294,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--shuffled', action='store_true',
                         help='show the evidence of another world than the one asked about: shows '
                              'how much of an accuracy comes from looking')
+    parser.add_argument('--rendered', type=Path, metavar='DIR',
+                        help='worlds that the model was trained on (cache/worlds): also scores '
+                             'worlds with objects that none of them shows together')
     parser.add_argument('--failures', type=Path, metavar='DIR',
                         help='draw wrong answers there, a few pictures of each kind')
 
@@ -296,7 +328,7 @@ def run(args: argparse.Namespace) -> int:
         report = evaluate(
             engine_answerer(engine), seed=args.seed, worlds=args.worlds, modalities=modalities,
             questions_per_world=args.questions, caption_worlds=args.caption_worlds,
-            said=args.wording, shuffled=args.shuffled,
+            said=args.wording, shuffled=args.shuffled, rendered=args.rendered,
             on_answer=failures)
     except (ValueError, OSError, EngineError) as error:
         print(f'onellm eval robot-world: {error}', file=sys.stderr)

@@ -84,24 +84,25 @@ _ASKED: tuple[Set, ...] = (
     ((NRM,), 0.7), ((FMR,), 0.7), ((IMG, IMU), 0.5), ((PTS, IMU), 0.3), ((IMG, AUD), 0.3),
     ((IMG, DEP, AUD, IMU), 1.0), ((IMG, DEP, PTS, AUD, IMU), 0.5),
     ((IMG, VID, DEP, NRM, PTS, AUD, IMU, FMR), 1.0))
-_LANGUAGE = Stage('language', 'language', _ASKED, ('llm',), steps=5000, data='told', batch=32,
+_LANGUAGE = Stage('language', 'language', _ASKED, ('llm',), steps=9400, data='told', batch=32,
                   questions=5, learning_rate=1e-3)
 _ENCODER = Stage('encoder', 'encoder',
                  (((IMG,), 3), ((VID,), 4), ((DEP,), 1), ((NRM,), 1), ((PTS,), 4), ((AUD,), 0.4),
                   ((IMU,), 0.15), ((FMR,), 0.25)),
                  ('tokenizers', 'encoder'), steps=7000, batch=64, facts=0.3, dense=1.0)
 # Its tokenizers learn with the encoder, so that only the UPM is left to the stages.
-_STAGE = Stage('stage_1', 'align', evenly(IMG), ('upm',), steps=1500, batch=32, questions=4,
-               warmup=50, facts=1.0, told=1.0, experts=1, fresh=(IMG,))
+_STAGE = Stage('stage_1', 'align', evenly(IMG), ('upm',), steps=3000, batch=32, warmup=50,
+               answers=0.0, facts=1.0, told=1.0, experts=1, fresh=(IMG,))
 NANO_RECIPE = Recipe('nano', PRESETS['nano'], (
     _LANGUAGE,
     _ENCODER,
     _STAGE,
-    replace(_STAGE, name='stage_2', sets=evenly(IMG, *STAGE_2), steps=2500, experts=3,
+    replace(_STAGE, name='stage_2', sets=evenly(IMG, *STAGE_2), steps=1600, experts=3,
             copied=STAGE_2, fresh=(AUD,)),
-    replace(_STAGE, name='stage_3', sets=evenly(IMG, *STAGE_2, *STAGE_3), steps=3000, experts=3,
-            copied=STAGE_3, fresh=(IMU, FMR)),
-    Stage('instruct', 'align', _ASKED, ('llm',), steps=3000, batch=16, questions=4,
+    # The UPM meets the LLM's own loss here, once its tokens say what the LLM was told before.
+    replace(_STAGE, name='stage_3', sets=evenly(IMG, *STAGE_2, *STAGE_3), steps=1800, batch=24,
+            questions=3, answers=1.0, told=0.5, experts=3, copied=STAGE_3, fresh=(IMU, FMR)),
+    Stage('instruct', 'align', _ASKED, ('llm',), steps=1500, batch=16, questions=4,
           learning_rate=6e-4, warmup=50, experts=3)))
 
 NANO_FIRST = Recipe('nano_first', PRESETS['nano'], (
