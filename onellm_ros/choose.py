@@ -13,6 +13,7 @@ point      the newest cloud, or with ``merge_points`` all of the window in the s
 imu        everything of the last ``imu_ns``
 audio      the chunks that reach into the last ``audio_ns``
 fmri       the newest vector
+others     of a registered modality the newest sample
 =========  ==================================================================================
 """
 
@@ -22,7 +23,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onellm_ros.config import TokenizerConfig
-from onellm_ros.modality import PROMPT_ORDER, Modality, Sample
+from onellm_ros.modality import Modality, Sample, prompt_order
 from onellm_ros.windows import Window
 
 Chosen = Mapping[Modality, Sequence[Sample]]
@@ -127,11 +128,10 @@ def choose(window: Window, spec: ChoiceSpec) -> Selection:
         Modality.IMU: lambda: _since(window, spec, Modality.IMU, spec.imu_ns),
         Modality.FMRI: lambda: _newest(window, spec, Modality.FMRI)}
     samples = {}
-    for modality in PROMPT_ORDER:
-        if modality in spec.modalities:
-            taken = rules[modality]()
-            if taken:
-                samples[modality] = taken
+    for modality in prompt_order(spec.modalities):
+        taken = rules[modality]() if modality in rules else _newest(window, spec, modality)
+        if taken:
+            samples[modality] = taken
     if lead_ns is None and samples:
         lead_ns = next(iter(samples.values()))[-1].stamp_ns
     reports = tuple(_report(window, spec, modality, taken, lead_ns or 0)

@@ -1,7 +1,7 @@
-"""Sizes of a model and limits of a window: every default of the project is written here, once.
+"""Sizes of a model: every default of them is written here, once; the node's stand in node_config.
 
 Frozen dataclasses, read from JSON or YAML mappings with checks that say what was found, what was
-expected and what to do. Nothing here imports torch or ROS. ROS parameters derive from here.
+expected and what to do. Nothing here imports torch or ROS.
 """
 
 from __future__ import annotations
@@ -205,7 +205,10 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that fixes a model's shape; stored as config.json beside its weights."""
+    """Everything that fixes a model's shape; stored as config.json beside its weights.
+
+    :param modalities: registered ones that it knows beside the eight (docs/new_modality.md).
+    """
 
     name: str = 'onellm_7b'
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -213,6 +216,7 @@ class ModelConfig:
     upm: UpmConfig = field(default_factory=UpmConfig)
     llm: LlmConfig = field(default_factory=LlmConfig)
     text: TextConfig = field(default_factory=TextConfig)
+    modalities: tuple[str, ...] = ()
 
 
 NANO = ModelConfig(
@@ -255,6 +259,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str = '') -> T:
             value = float(value)
         if hint == tuple[int, ...]:
             value = _whole_numbers(path, value)
+        if hint == tuple[str, ...]:
+            value = _words(path, value)
         if isinstance(hint, type) and (
                 not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)):
             raise ConfigError(
@@ -276,6 +282,17 @@ def _whole_numbers(path: str, value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
+def _words(path: str, value: Any) -> tuple[str, ...]:
+    """Return a list of words, none twice, as a tuple.
+
+    :raises ConfigError: naming the key.
+    """
+    if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value) \
+            or len(set(value)) < len(value):
+        raise ConfigError(f'{path}: expected a list of words, none twice, found {value!r}')
+    return tuple(value)
+
+
 def _check_number(path: str, key: str, value: Any) -> None:
     """Refuse a number that no model can have.
 
@@ -290,110 +307,11 @@ def _check_number(path: str, key: str, value: Any) -> None:
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
-    """Return the nested mapping of a config dataclass, ready for JSON or YAML."""
-    return asdict(config)
+    """Return the nested mapping of a config dataclass, ready for JSON or YAML.
 
-
-def _setting(default: Any, text: str, *, low: float | None = None, high: float | None = None,
-             one_of: tuple[str, ...] = (), live: bool = False) -> Any:
-    """Return a field of a node's settings: default, what it means, limits, changeable while on."""
-    return field(default=default, metadata={'text': text, 'low': low, 'high': high,
-                                            'one_of': one_of, 'live': live})
-
-
-@dataclass(frozen=True)
-class WindowConfig:
-    """How the perception node cuts time into windows."""
-
-    length_s: float = _setting(1.0, 'Length of a window, seconds.', low=0.01, high=3600.0)
-    period_s: float = _setting(1.0, 'Time from one window to the next, seconds.',
-                               low=0.01, high=3600.0)
-    lateness_s: float = _setting(0.1, 'How late a message may come by its stamp, seconds.',
-                                 low=0.0, high=60.0)
-    deadline_s: float = _setting(
-        0.5, 'Wall-clock seconds that a window waits past its end for a silent input.',
-        low=0.001, high=600.0)
-    silence_s: float = _setting(2.0, 'An input silent for so many seconds is not waited for.',
-                                low=0.1, high=3600.0)
-    video_s: float = _setting(2.0, 'How far back the frames of the video reach, seconds.',
-                              low=0.1, high=60.0)
-    merge_points: bool = _setting(
-        False, 'Join all clouds of a window that are in one frame, instead of the newest alone.')
-    required: tuple[str, ...] = _setting(
-        (), 'Inputs (modalities) that a window waits for; empty: every one that has spoken.')
-    kept: int = _setting(8, 'Windows kept for questions about the past.', low=1, high=1000)
-
-    def __post_init__(self) -> None:
-        """Check what one value alone cannot tell."""
-        if self.lateness_s > min(self.deadline_s, 1.0):
-            raise ConfigError(f'window.lateness_s: found {self.lateness_s}, expected at most the '
-                              f'deadline_s of {self.deadline_s} and 1 s')
-
-
-@dataclass(frozen=True)
-class InputConfig:
-    """How the perception node reads its inputs."""
-
-    stamp_policy: str = _setting(
-        'receive', 'What a stamp of zero means: take the time of receipt, or refuse the message.',
-        one_of=('receive', 'refuse'))
-    reliability: str = _setting(
-        'auto',
-        'QoS of the subscriptions; auto: reliable where all publishers of a topic are, else '
-        'best effort, which connects to every publisher but can lose large messages.',
-        one_of=('auto', 'best_effort', 'reliable'))
-    audio_type: str = _setting(
-        'onellm_msgs/msg/AudioChunk',
-        'Message type of the audio input; those of both audio_common_msgs work too.')
-    audio_rate_hz: int = _setting(
-        16000, 'Samples a second of audio bytes that do not say it (AudioData).',
-        low=1000, high=384000)
-    audio_channels: int = _setting(1, 'Channels of audio bytes that do not say it.',
-                                   low=1, high=64)
-    audio_format: str = _setting('S16LE', 'Sample format of audio bytes that do not say it.')
-
-
-@dataclass(frozen=True)
-class DescribeConfig:
-    """The descriptions that the perception node publishes."""
-
-    enabled: bool = _setting(True, 'Describe windows; false: only answer questions.', live=True)
-    prompt: str = _setting('', 'What the model is asked for; empty: what it was trained on.',
-                           live=True)
-    max_tokens: int = _setting(MAX_TOKENS, 'Tokens that a description may have.', low=1, high=4096,
-                               live=True)
-    temperature: float = _setting(0.0, '0: the likeliest token each time; more is more random.',
-                                  low=0.0, high=10.0, live=True)
-
-
-@dataclass(frozen=True)
-class AskConfig:
-    """The questions that the perception node answers."""
-
-    max_tokens: int = _setting(MAX_TOKENS, 'Tokens of an answer where the question does not say.',
-                               low=1, high=4096, live=True)
-    max_tokens_limit: int = _setting(512, 'Tokens that a question may ask for.', low=1, high=4096,
-                                     live=True)
-    wait_s: float = _setting(3.0, 'How long a question waits for a first window, seconds.',
-                             low=0.0, high=600.0, live=True)
-    timeout_s: float = _setting(30.0, 'A question not answered by then ends, seconds.',
-                                low=0.1, high=3600.0, live=True)
-    waiting: int = _setting(8, 'Questions that may wait; further ones are rejected.',
-                            low=1, high=1000, live=True)
-
-
-@dataclass(frozen=True)
-class NodeConfig:
-    """Everything that the perception node can be told; its ROS parameters derive from this."""
-
-    model: str = _setting('nano', 'Name or folder of the model.')
-    device: str = _setting('auto', 'Where it computes: auto, cpu, cuda or cuda:N.')
-    modalities: tuple[str, ...] = _setting(
-        (), 'What the model is shown; empty: all that it knows.')
-    base_frame: str = _setting('base_link', 'Frame named in the headers of the outputs.')
-    diagnostics_period_s: float = _setting(1.0, 'Time between diagnostics, seconds.',
-                                           low=0.1, high=3600.0)
-    window: WindowConfig = field(default_factory=WindowConfig)
-    inputs: InputConfig = field(default_factory=InputConfig)
-    describe: DescribeConfig = field(default_factory=DescribeConfig)
-    ask: AskConfig = field(default_factory=AskConfig)
+    Of a model without further modalities it says nothing of them, as ever.
+    """
+    values = asdict(config)
+    if isinstance(config, ModelConfig) and not config.modalities:
+        del values['modalities']
+    return values

@@ -15,6 +15,7 @@ BASE = {'modality', 'config'}
 ALLOWED: dict[str, set[str]] = {
     'modality': set(),
     'config': set(),
+    'node_config': {'config'},
     'choose': BASE | {'windows', 'synchronizer'},
     'windows': BASE,
     'synchronizer': BASE | {'windows'},
@@ -23,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     'files': BASE,
     'report': BASE,
     'model': BASE | {'preprocess'},
+    'modalities': BASE | {'preprocess', 'files', 'simulation'},
     'weights': BASE | {'model'},
     'inference': BASE | {
         'preprocess', 'model', 'choose', 'windows', 'synchronizer', 'weights'},
@@ -42,7 +44,8 @@ FIELDS_ONLY = re.compile(r'ros\.(\w+_)?(conversions|fields|types)(\.|$)')
 ROS_OPTIONAL = {'cv_bridge', 'sensor_msgs_py'}
 HEAVY = {'torch', 'transformers'}
 WITHOUT_TORCH = {
-    'modality', 'config', 'choose', 'windows', 'synchronizer', 'simulation', 'files'}
+    'modality', 'config', 'node_config', 'choose', 'windows', 'synchronizer', 'simulation',
+    'files'}
 
 
 def part_of(path: Path, package: Path) -> str:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onellm_ros.config import NANO, NodeConfig
+from onellm_ros.config import NANO
 from onellm_ros.modality import Modality
+from onellm_ros.node_config import NodeConfig
 
 rclpy = pytest.importorskip('rclpy')
 pytest.importorskip('rclpy.action')

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from onellm_ros.config import InputConfig, NodeConfig
 from onellm_ros.modality import Modality
+from onellm_ros.node_config import InputConfig, NodeConfig
 
 rclpy = pytest.importorskip('rclpy')
 pytest.importorskip('onellm_msgs.msg')

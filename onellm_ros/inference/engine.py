@@ -19,7 +19,7 @@ from torch import Tensor
 from onellm_ros.config import MAX_TOKENS, ModelConfig
 from onellm_ros.inference.locate import EngineError, find_device, find_model
 from onellm_ros.inference.streaming import Detokenizer
-from onellm_ros.modality import PROMPT_ORDER, Modality
+from onellm_ros.modality import Modality, prompt_order
 from onellm_ros.model.checkpoint import CheckpointError, load_model, weights_hash
 from onellm_ros.model.llm import KVCache
 from onellm_ros.model.onellm import OneLLM
@@ -197,7 +197,8 @@ class Draw:
 class Engine:
     """A model ready to answer.
 
-    Attributes: ``name``, ``weights_hash``, ``config``, ``preprocessor``, ``device``, ``text``.
+    Attributes: ``name``, ``weights_hash``, ``config``, ``preprocessor``, ``device``, ``text``,
+    ``modalities`` (all that the model knows).
     """
 
     def __init__(self, model: OneLLM, text: Text, *, weights_hash: str = '') -> None:
@@ -205,6 +206,7 @@ class Engine:
         self.text = text
         self.config: ModelConfig = model.config
         self.name = model.config.name
+        self.modalities = model.modalities
         self.weights_hash = weights_hash
         self.device: torch.device = model.llm.tok_embeddings.weight.device
         self.preprocessor = Preprocessor(model.config.tokenizer, model.config.encoder.image_size)
@@ -253,9 +255,7 @@ class Engine:
         started = time.perf_counter()
         encoded: dict[Modality, Tensor] = {}
         weights: dict[Modality, tuple[float, ...]] = {}
-        for modality in PROMPT_ORDER:
-            if modality not in tensors:
-                continue
+        for modality in prompt_order(tensors):
             x = tensors[modality].to(self.device)
             if x.shape[0] != 1:
                 raise EngineError(f'{modality}: expected a batch of 1, found shape '

@@ -2,16 +2,18 @@
 
 Image, video, depth and normals share the encoder's own patch convolution and position table; here
 live those of audio, point cloud, IMU and fMRI, their position tables, and the frame positions of
-video where the configuration asks for them.
+video where the configuration asks for them. Those of registered modalities come from their specs.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from onellm_ros.config import ConfigError, TokenizerConfig
-from onellm_ros.modality import Modality
+from onellm_ros.modality import Modality, ModalityError, ModalitySpec, spec_of
 from onellm_ros.model.layers import init_linear
 from onellm_ros.model.points import group
 
@@ -118,13 +120,46 @@ _KINDS: dict[Modality, type[nn.Module]] = {
     Modality.IMU: ImuTokenizer, Modality.FMRI: FmriTokenizer}
 
 
+def extra_modalities(names: Iterable[str]) -> tuple[Modality, ...]:
+    """Return the registered modalities that a model's config names.
+
+    :raises ConfigError: for one of the eight, or one that nobody registered: what to do then.
+    """
+    out = []
+    for name in names:
+        try:
+            modality = Modality(name)
+        except ModalityError as error:
+            raise ConfigError(f'modalities: {error}') from error
+        except ValueError:
+            raise ConfigError(
+                f'modalities: found {name!r}, which is not registered; install the package that '
+                'brings it (an entry point of the group onellm_ros.modalities), or import the '
+                'module that registers it before the model is loaded (docs/new_modality.md)'
+            ) from None
+        if spec_of(modality) is None:
+            raise ConfigError(f'modalities: found {name!r}, expected names beside the eight of '
+                              'OneLLM, which every model has')
+        out.append(modality)
+    return tuple(out)
+
+
+def _spec(modality: Modality) -> ModalitySpec:
+    spec = spec_of(modality)
+    assert spec is not None, 'extra_modalities gives registered ones alone'
+    return spec
+
+
 class ModalityTokenizers(nn.Module):
     """The tokenizers of all non-picture modalities with their position tables.
 
     ``positions[name]`` is [tokens + 1, D]; ``video_positions`` is [video_frames, D] or absent.
+
+    :param extra: registered modalities beside the eight.
     """
 
-    def __init__(self, config: TokenizerConfig, width: int) -> None:
+    def __init__(self, config: TokenizerConfig, width: int,
+                 extra: tuple[Modality, ...] = ()) -> None:
         super().__init__()
         self.kinds = nn.ModuleDict({m.value: _KINDS[m](config, width) for m in SIGNALS})
         self.positions = nn.ParameterDict({
@@ -142,6 +177,11 @@ class ModalityTokenizers(nn.Module):
             table = torch.zeros(config.video_frames, width)
             nn.init.trunc_normal_(table, std=0.02)
             self.video_positions = nn.Parameter(table - table.mean(0))
+        for modality in extra:                  # as their authors start them
+            spec = _spec(modality)
+            self.kinds[modality.value] = spec.tokenizer(width)
+            table = torch.zeros(spec.tokens + 1, width)
+            self.positions[modality.value] = nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
 
     def forward(self, modality: Modality, x: Tensor) -> Tensor:
         """Tokenize a non-picture modality -> [B, N, D]."""

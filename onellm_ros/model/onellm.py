@@ -9,10 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from onellm_ros.config import ModelConfig
-from onellm_ros.modality import PROMPT_ORDER, Modality
+from onellm_ros.modality import Modality, prompt_order, spec_of
 from onellm_ros.model.encoder import Encoder
 from onellm_ros.model.llm import Llama
-from onellm_ros.model.modality_tokenizers import PICTURES, ModalityTokenizers
+from onellm_ros.model.modality_tokenizers import (
+    PICTURES,
+    ModalityTokenizers,
+    extra_modalities,
+)
 from onellm_ros.model.projection import UniversalProjection
 
 # Id of the beginning-of-sequence token, in Llama's tokenizer and in the project's own.
@@ -33,17 +37,22 @@ class Encoded:
 
 
 class OneLLM(nn.Module):
-    """Eight modalities, one encoder, one projection, one language model.
+    """Eight modalities and those that the config names, one encoder, projection and LLM.
+
+    Attributes: ``modalities`` (all that it knows).
 
     :param config: every size.
+    :raises ConfigError: for sizes that do not fit, or a modality that is not registered.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = Encoder(config.encoder)
-        self.tokenizers = ModalityTokenizers(config.tokenizer, config.encoder.width)
-        self.upm = UniversalProjection(config.upm, config.encoder.width, config.llm.dim)
+        width, extra = config.encoder.width, extra_modalities(config.modalities)
+        self.modalities = (*Modality, *extra)
+        self.tokenizers = ModalityTokenizers(config.tokenizer, width, extra)
+        self.upm = UniversalProjection(config.upm, width, config.llm.dim, extra)
         self.llm = Llama(config.llm)
 
     def part(self, name: str) -> nn.Module:
@@ -62,6 +71,9 @@ class OneLLM(nn.Module):
 
     def _check(self, modality: Modality, x: Tensor) -> None:
         """Refuse inputs whose shape cannot be this modality's."""
+        if modality not in self.modalities:
+            raise ValueError(f'{modality}: the model does not know it, expected one of '
+                             f'{", ".join(self.modalities)}')
         size = self.config.encoder.image_size
         tok = self.config.tokenizer
         want: dict[Modality, tuple[int | None, ...]] = {
@@ -70,6 +82,9 @@ class OneLLM(nn.Module):
             Modality.POINT: (None, None, 6),
             Modality.IMU: (None, 6, None),
             Modality.FMRI: (None, 1, tok.fmri_voxels)}
+        spec = spec_of(modality)
+        if spec is not None:
+            want[modality] = (None, *spec.shape)
         shape = want.get(modality, (None, None, 3, size, size))
         if x.ndim != len(shape) or not x.numel() or any(
                 w is not None and w != f for w, f in zip(shape, x.shape)):
@@ -85,7 +100,8 @@ class OneLLM(nn.Module):
         """Tokenize and encode; several frames of a sample are averaged.
 
         :param x: image [B, 3, S, S]; video, depth, normal [B, T, 3, S, S]; audio
-            [B, 1, mels, frames]; point [B, N, 6]; imu [B, 6, n]; fmri [B, 1, V].
+            [B, 1, mels, frames]; point [B, N, 6]; imu [B, 6, n]; fmri [B, 1, V]; of a registered
+            modality as its spec says.
         :returns: [B, tokens + 1, D], the class token first.
         :raises ValueError: for a shape that does not fit.
         """
@@ -131,14 +147,14 @@ class OneLLM(nn.Module):
                       batch: int = 1) -> Tensor:
         """Return the prompt's beginning: BOS, then every modality between its tags.
 
-        Blocks stand in ``PROMPT_ORDER`` whatever the mapping's order (video before audio).
+        Blocks stand in ``prompt_order`` whatever the mapping's order (video before audio).
 
         :param encoded: modality tokens [B, M, D]; may be empty.
         :param bos: id of the beginning-of-sequence token.
         :param batch: batch size where no modality is given.
         :returns: [B, P, D].
         """
-        blocks = [self.block_embeds(m, encoded[m]) for m in PROMPT_ORDER if m in encoded]
+        blocks = [self.block_embeds(m, encoded[m]) for m in prompt_order(encoded)]
         if blocks:
             batch = blocks[0].shape[0]
         ids = torch.full((batch, 1), bos, device=self.llm.tok_embeddings.weight.device)
@@ -155,7 +171,7 @@ class OneLLM(nn.Module):
         :returns: the root mean square used.
         """
         rms = float(self.llm.tok_embeddings.weight.float().square().mean().sqrt())
-        for modality in Modality:
+        for modality in self.modalities:
             norm = self.upm.proj_out[modality.value][1]
             nn.init.constant_(norm.weight, rms)
             nn.init.zeros_(norm.bias)

@@ -103,9 +103,12 @@ class UniversalProjection(nn.Module):
     """The UPM over all modalities.
 
     ``tokens[name]`` [1, M, D], ``start_tag[name]`` and ``end_tag[name]`` [1, 1, llm_dim].
+
+    :param extra: registered modalities beside the eight.
     """
 
-    def __init__(self, config: UpmConfig, width: int, llm_dim: int) -> None:
+    def __init__(self, config: UpmConfig, width: int, llm_dim: int,
+                 extra: tuple[Modality, ...] = ()) -> None:
         super().__init__()
         if config.router not in ROUTERS:
             raise ConfigError(
@@ -116,7 +119,7 @@ class UniversalProjection(nn.Module):
         if min(config.experts, config.layers, config.modality_tokens) < 1:
             raise ConfigError('upm: experts, layers and modality_tokens must be at least 1')
         self.config = config
-        names = [m.value for m in Modality]
+        names = [m.value for m in (*Modality, *extra)]
         self.experts = nn.ModuleList(Expert(width, config) for _ in range(config.experts))
         self.tokens = nn.ParameterDict({
             n: nn.Parameter(torch.empty(1, config.modality_tokens, width)) for n in names})

@@ -14,7 +14,7 @@ import re
 import torch
 from torch import Tensor
 
-from onellm_ros.config import ModelConfig
+from onellm_ros.config import ConfigError, ModelConfig
 from onellm_ros.modality import Modality
 from onellm_ros.model.modality_tokenizers import SIGNALS
 
@@ -129,7 +129,13 @@ def _projection_entries(config: ModelConfig) -> Iterator[Entry]:
 
 
 def entries(config: ModelConfig) -> list[Entry]:
-    """Return every tensor of a released checkpoint of these sizes, with its name in the model."""
+    """Return every tensor of a released checkpoint of these sizes, with its name in the model.
+
+    :raises ConfigError: for a model with further modalities, which the layout has no place for.
+    """
+    if config.modalities:
+        raise ConfigError(f'modalities: found {", ".join(config.modalities)}; the released layout '
+                          'has a place for the eight of OneLLM alone')
     return [Entry(PREFIX + e.released, e.own, e.heads)
             for source in (_llm_entries, _encoder_entries, _projection_entries)
             for e in source(config)]

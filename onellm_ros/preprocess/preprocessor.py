@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from onellm_ros.config import ModelConfig, TokenizerConfig
-from onellm_ros.modality import Modality, Sample
+from onellm_ros.modality import Modality, Sample, prompt_order, spec_of
 from onellm_ros.preprocess.audio import audio_tensor, join_chunks
 from onellm_ros.preprocess.depth import depth_tensor, normal_tensor, normals_from_depth
 from onellm_ros.preprocess.errors import (
@@ -59,6 +59,22 @@ def fmri_tensor(voxels: Any, count: int) -> torch.Tensor:
     return data[None]
 
 
+def _prepared(modality: Modality, end_ns: int
+              ) -> Callable[[Sequence[Sample]], tuple[torch.Tensor, str]]:
+    """Return the maker of a registered modality's input."""
+    spec = spec_of(modality)
+    assert spec is not None, 'what is not one of the eight is registered'
+
+    def make(samples: Sequence[Sample]) -> tuple[torch.Tensor, str]:
+        data = as_tensor(spec.prepare(samples, end_ns), spec.name).float()
+        if tuple(data.shape) != spec.shape:
+            raise PreprocessError(f'{spec.name}: its preparation gave {shape_text(data.shape)}, '
+                                  f'expected {shape_text(spec.shape)}; mend its spec')
+        return data, ''
+
+    return make
+
+
 class Preprocessor:
     """Preprocessing for one model.
 
@@ -91,7 +107,7 @@ class Preprocessor:
         :param end_ns: end of the window, integer nanoseconds.
         :returns: image [1,3,S,S]; video [1,T,3,S,S]; depth and normal [1,F,3,S,S] (F = 2 with the
             colour picture first, else 1); audio [1,1,mels,frames]; point [1,N,6]; imu [1,6,n];
-            fmri [1,1,V]; all float32 on the CPU.
+            fmri [1,1,V]; of a registered modality as its spec says; all float32 on the CPU.
         :raises PreprocessError: for data that are not in canonical form.
         """
         out = Tensors()
@@ -104,10 +120,11 @@ class Preprocessor:
             Modality.AUDIO: lambda s: self._audio(s, end_ns),
             Modality.IMU: lambda s: self._imu(s, end_ns),
             Modality.FMRI: lambda s: (fmri_tensor(s[-1].data, self.tokenizer.fmri_voxels), '')}
-        for modality in Modality:
+        for modality in (*Modality, *(m for m in prompt_order(chosen) if m not in makers)):
             samples = chosen.get(modality, ())
             if len(samples) > 0:
-                self._make(out, modality, makers[modality], samples, strict)
+                maker = makers.get(modality) or _prepared(modality, end_ns)
+                self._make(out, modality, maker, samples, strict)
         if self.derive_normals and Modality.NORMAL not in chosen and Modality.DEPTH in out \
                 and chosen[Modality.DEPTH][-1].intrinsics is not None:
             self._make(out, Modality.NORMAL, lambda s: self._derived(s, self._colour(chosen)),

@@ -20,7 +20,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.task import Future as RosFuture
 
-from onellm_ros.config import NodeConfig
+from onellm_ros.node_config import NodeConfig
 from onellm_ros.ros.message_fields import stamp_ns
 from onellm_ros.ros.outputs import fill_answer
 from onellm_ros.ros.questions import AskError, question_of

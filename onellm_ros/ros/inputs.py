@@ -17,8 +17,9 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, PointCloud2
 from std_msgs.msg import Float32MultiArray
 
-from onellm_ros.config import ConfigError, InputConfig, NodeConfig
+from onellm_ros.config import ConfigError
 from onellm_ros.modality import Modality, Sample
+from onellm_ros.node_config import InputConfig, NodeConfig
 from onellm_ros.ros.conversions import (
     AudioDecoder,
     AudioFormat,

@@ -1,4 +1,4 @@
-"""ROS parameters of the perception node: declared from ``config.NodeConfig``, read and checked.
+"""ROS parameters of the perception node: declared from ``NodeConfig``, read and checked.
 
 This module also writes ``config/onellm.yaml`` (``python -m onellm_ros.ros.parameters``), so that a
 default is written once, in the dataclass.
@@ -20,8 +20,9 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from onellm_ros.config import ConfigError, NodeConfig, from_mapping
+from onellm_ros.config import ConfigError, from_mapping
 from onellm_ros.modality import parse_modality
+from onellm_ros.node_config import NodeConfig
 
 _MODALITY_LISTS = ('modalities', 'window.required')
 

@@ -27,8 +27,9 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
 from onellm_ros.choose import ChoiceSpec, Selection, choose
-from onellm_ros.config import ConfigError, NodeConfig
+from onellm_ros.config import ConfigError
 from onellm_ros.modality import Modality, parse_modality
+from onellm_ros.node_config import NodeConfig
 from onellm_ros.ros import outputs, parameters
 from onellm_ros.ros.asking import Asking
 from onellm_ros.ros.inputs import STREAMS, Inputs, window_spec

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from onellm_ros.config import AskConfig
 from onellm_ros.modality import Modality, parse_modality
+from onellm_ros.node_config import AskConfig
 from onellm_ros.ros.results import Question
 
 

@@ -17,8 +17,8 @@ import time
 from typing import Any
 
 from onellm_ros.choose import Selection
-from onellm_ros.config import AskConfig, DescribeConfig
 from onellm_ros.modality import Modality
+from onellm_ros.node_config import AskConfig, DescribeConfig
 from onellm_ros.ros.results import (
     Described,
     EngineLike,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from onellm_ros.config import ModelConfig
-from onellm_ros.modality import Modality
+from onellm_ros.modality import Modality, spec_of
 from onellm_ros.model.modality_tokenizers import PICTURES
 from onellm_ros.training.counts import Counts, count_terms
 from onellm_ros.training.errors import TrainingError
@@ -125,6 +125,9 @@ class StageBatches(Protocol):
 def blank_input(modality: Modality, config: ModelConfig) -> Tensor:
     """Return an input of zeros of one sample, [1, ...]: what stands for a part without any."""
     tokenizer, size = config.tokenizer, config.encoder.image_size
+    spec = spec_of(modality)
+    if spec is not None:
+        return torch.zeros((1, *spec.shape))
     frames = {Modality.VIDEO: tokenizer.video_frames, Modality.IMAGE: 0}.get(modality, 2)
     if modality in PICTURES:
         return torch.zeros((1, frames, 3, size, size) if frames else (1, 3, size, size))
