@@ -115,7 +115,7 @@ def test_params_json_of_meta(released, model):
      r'conv1.point.conv1.weight: expected shape \[24, 6, 1, 1\], found \[24, 6\]'),
     ('llma.tok_embeddings.weight', torch.zeros(300, 32, dtype=torch.int32),
      'expected floating-point values, found torch.int32'),
-    ('llma.norm.weight', 'text', 'llma.norm.weight: expected a tensor, found str'),
+    ('llma.norm.weight', 'text', 'llma.norm.weight: expected a tensor under a name, found str'),
     ('llma.layers.2.ffn_norm.weight', torch.zeros(32), 'unknown tensor llma.layers.2.ffn_norm'),
 ])
 def test_every_tensor_is_accounted_for(released, name, value, text):
@@ -175,6 +175,34 @@ def test_files_that_are_no_checkpoints(released, tmp_path):
     torch.save([1], folder / 'consolidated.00-of-01.pth')
     with pytest.raises(CheckpointError, match='expected a dict of tensors, found list'):
         load_model(folder)
+
+
+def test_a_checkpoint_that_a_trainer_wrapped(released, model):
+    path = released() / 'consolidated.00-of-01.pth'
+    state = torch.load(path, weights_only=True)
+    torch.save({'model': state}, path)
+    _same(load_model(path.parent), model)
+    torch.save({'model': state, 'optimizer': {}, 'epoch': 3}, path)
+    with pytest.raises(CheckpointError, match="with 'optimizer', 'epoch' beside 'model', expect"):
+        load_model(path.parent)
+
+
+@pytest.mark.parametrize('change, text', [
+    (lambda path, state: path.write_bytes(path.read_bytes()[:-1]), 'have no end: cut short'),
+    (lambda path, state: path.write_bytes(path.read_bytes()[:5000]), 'have no end: cut short'),
+    (lambda path, state: path.write_bytes(b''), 'the file is empty'),
+    (lambda path, state: safetensors.torch.save_file(state, path), 'something else than tensors'),
+    (lambda path, state: torch.save({**state, 3: torch.zeros(1)}, path), 'Tensor under 3'),
+    (lambda path, state: torch.save({f'module.{n}': v for n, v in state.items()}, path),
+     r"names that begin with 'llma\.', found 'module\.llma\."),
+    (lambda path, state: torch.save({n[5:]: v for n, v in state.items()}, path),
+     r"names that begin with 'llma\.'")])
+def test_checkpoints_that_are_not_whole_or_other(released, change, text):
+    path = released() / 'consolidated.00-of-01.pth'
+    change(path, torch.load(path, weights_only=True))
+    with pytest.raises(CheckpointError, match=text) as error:
+        load_model(path.parent)
+    assert 'weights_only' not in str(error.value)       # no advice to let the file run code
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):

@@ -35,7 +35,7 @@ from onellm_ros.model.files import CheckpointError, read_json, write_atomically
 from onellm_ros.model.hf_llm import read_hf_config, read_hf_llm, weight_files
 from onellm_ros.model.llm import Llama
 from onellm_ros.model.onellm import OneLLM
-from onellm_ros.model.released import Entry, entries, is_unused
+from onellm_ros.model.released import PREFIX, Entry, entries, is_unused
 from onellm_ros.model.released_config import released_config
 from onellm_ros.model.storage import compress, expand
 
@@ -64,6 +64,8 @@ def consolidated_file(directory: Path) -> Path | None:
 def read_consolidated(path: Path) -> dict[str, Tensor]:
     """Read a released checkpoint without running code from it, mapped from disk where possible.
 
+    The tensors may stand below the key ``model``, as trainers save them, if nothing else does.
+
     :raises CheckpointError: for a file that is no plain dict of tensors.
     """
     try:
@@ -71,15 +73,39 @@ def read_consolidated(path: Path) -> dict[str, Tensor]:
                             mmap=zipfile.is_zipfile(path))
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, LookupError, TypeError,
             ValueError, AttributeError, struct.error) as error:
-        raise CheckpointError(f'{path}: not readable as a torch checkpoint: {error}') from error
+        raise CheckpointError(f'{path}: not readable as a torch checkpoint: '
+                              f'{_unreadable(path, error)}') from error
+    if isinstance(values, Mapping) and isinstance(values.get('model'), Mapping):
+        if len(values) > 1:
+            beside = ', '.join(repr(key) for key in values if key != 'model')
+            raise CheckpointError(f"{path}: found a trainer's checkpoint with {beside} beside "
+                                  "'model', expected tensors alone; save what stands under "
+                                  "'model' as this file")
+        values = values['model']
     if not isinstance(values, Mapping):
         raise CheckpointError(f'{path}: expected a dict of tensors, found '
                               f'{type(values).__name__}')
     for name, value in values.items():
-        if not isinstance(value, Tensor):
-            raise CheckpointError(f'{path}: {name}: expected a tensor, found '
-                                  f'{type(value).__name__}')
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f'{path}: {name}: expected a tensor under a name, found '
+                                  f'{type(value).__name__} under {name!r}')
     return dict(values)
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    """Return why torch cannot read a file; its own texts advise to let the file run code."""
+    size = path.stat().st_size if path.is_file() else -1
+    if size == 0:
+        return 'the file is empty'
+    if size > 0:
+        with path.open('rb') as stream:
+            begins = stream.read(2) == b'PK'
+        if begins and not zipfile.is_zipfile(path):
+            return f'its {size} bytes begin as one and have no end: cut short? Copy it again'
+    if isinstance(error, pickle.UnpicklingError):
+        return (f'{size} bytes that hold something else than tensors, or nothing of torch; '
+                'expected what torch.save makes of a dict of tensors')
+    return str(error).partition('\n')[0] or type(error).__name__
 
 
 def _complain(path: Path, problems: list[str]) -> None:
@@ -114,8 +140,10 @@ def check_released(shapes: Mapping[str, tuple[int, ...]], model: OneLLM, path: P
     own, config = model.state_dict(), model.config
     table = entries(config)
     wanted = {e.released: tuple(e.to_released(own[e.own]).shape) for e in table}
-    problems = [f'missing tensor {n}: expected shape {list(s)}'
-                for n, s in wanted.items() if n not in shapes]
+    problems = [f'expected names that begin with {PREFIX!r}, found '
+                f'{next(iter(shapes), "no tensor")!r}'] if not wanted.keys() & shapes else []
+    problems += [f'missing tensor {n}: expected shape {list(s)}'
+                 for n, s in wanted.items() if n not in shapes]
     problems += [f'unknown tensor {n} of shape {list(s)}' for n, s in shapes.items()
                  if n not in wanted and not is_unused(n, config)]
     problems += [f'{n}: expected shape {list(s)}, found {list(shapes[n])}'
