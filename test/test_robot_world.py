@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 import json
 import re
 from types import SimpleNamespace
 
 import numpy as np
+from PIL import Image
 import pytest
 
 pytest.importorskip('numba', reason='the simulator needs numba')
@@ -227,6 +228,12 @@ def test_failures_are_drawn_a_few_of_each_kind(tmp_path):
         failures(evidence, question, 'standing still', False)
     assert sorted(p.name for p in failures.folder.iterdir()) == [
         'imu-motion-1.png', 'imu-motion-2.png']
+    alone = Image.open(failures.sheet())
+    for kind in ('unknown', 'clear', 'sound', 'place'):
+        failures(evidence, replace(question, type=kind), 'standing still', False)
+    several = Image.open(failures.sheet(most=4))
+    assert several.width > 2.9 * (alone.width - 12) and several.height > 1.9 * alone.height
+    assert Failures(tmp_path / 'none').sheet() is None
 
 
 def test_guesser():

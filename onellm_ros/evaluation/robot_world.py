@@ -333,6 +333,8 @@ def run(args: argparse.Namespace) -> int:
     except (ValueError, OSError, EngineError) as error:
         print(f'onellm eval robot-world: {error}', file=sys.stderr)
         return 2
+    if failures is not None:
+        failures.sheet()
     report['model'] = {'name': engine.name, 'weights': engine.weights_hash}
     report['versions'] = versions()
     print(format_report(report))
