@@ -12,6 +12,7 @@ COMMANDS = {
     'describe': ('onellm_ros.describe', 'answer about sensor files, without ROS'),
     'eval': ('onellm_ros.evaluation.command', 'score a model'),
     'pull': ('onellm_ros.weights.pull_command', 'fetch a model from a hub'),
+    'study': ('onellm_ros.study.command', "the paper's findings at the size of nano"),
     'train': ('onellm_ros.training.command', 'train a model, on simulated worlds or on files'),
     'verify': ('onellm_ros.verify', 'compare with outputs of the reference implementation')}
 

@@ -37,7 +37,7 @@ def copied_experts(model: OneLLM, count: int) -> OneLLM:
     old = model.state_dict()
     device = next(model.parameters()).device
     with device:
-        new = OneLLM(config)
+        new = type(model)(config)
     values = new.state_dict()
     for name in values:
         if name.startswith('upm.routers.') and old[name].shape != values[name].shape:

@@ -1,0 +1,186 @@
+"""The arms of the study as data: what each changes, and the stages that train it.
+
+The base is the paper's way: one projection trained on images, copied to several experts with a
+soft router, then trained on all modalities together. Every other arm changes one field of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+
+from onellm_ros.modality import Modality
+from onellm_ros.training.recipes import evenly
+from onellm_ros.training.stages import Stage
+
+IMAGE_STAGE, STAGE = 'image', 'align'
+# Their features look like nothing that the image's projection knows: its copy would not help.
+UNLIKE_PICTURES = (Modality.AUDIO, Modality.IMU, Modality.FMRI)
+
+
+class StudyError(RuntimeError):
+    """A study cannot begin or go on; says what was found, what was expected and what to do."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train the projection.
+
+    :param name: of the arm.
+    :param joint: one projection for all modalities; else one for each, trained on it alone.
+    :param image_first: begins as copies of the one expert that images trained; else at random,
+        trained on as many samples in all.
+    :param experts: of the projection. :param router: that weighs them.
+    """
+
+    name: str
+    joint: bool = True
+    image_first: bool = True
+    experts: int = 3
+    router: str = 'sigmoid'
+
+
+BASE = Arm('base')
+ARMS = (BASE,
+        replace(BASE, name='separate', joint=False),
+        replace(BASE, name='random', image_first=False),
+        replace(BASE, name='experts-1', experts=1),
+        replace(BASE, name='experts-5', experts=5),
+        replace(BASE, name='router-constant', router='constant'),
+        replace(BASE, name='router-sparse', router='sparse'),
+        replace(BASE, name='router-softmax', router='softmax'))
+# The comparisons of the paper, each with the base among them, in the order of the tables.
+COMPARISONS = {
+    'training': ('base', 'separate'), 'beginning': ('base', 'random'),
+    'experts': ('experts-1', 'base', 'experts-5'),
+    'router': ('router-constant', 'router-sparse', 'base', 'router-softmax')}
+WORDS = {
+    'base': 'joint, image first, 3 experts, soft router (sigmoid, as released)',
+    'separate': 'a projection for each modality alone',
+    'random': 'random beginning, as many samples in all',
+    'experts-1': '1 expert', 'experts-5': '5 experts', 'router-constant': 'constant router',
+    'router-sparse': 'sparse router', 'router-softmax': 'soft router (softmax)'}
+
+
+def changes(arm: Arm) -> dict[str, object]:
+    """Return the fields in which an arm differs from the base."""
+    own, base = asdict(arm), asdict(BASE)
+    return {f.name: own[f.name] for f in fields(Arm)
+            if f.name != 'name' and own[f.name] != base[f.name]}
+
+
+def chosen_arms(names: Sequence[str]) -> tuple[Arm, ...]:
+    """Return the arms of some names, all without any; the base is always among them.
+
+    :raises StudyError: for a name that is none.
+    """
+    known = [arm.name for arm in ARMS]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise StudyError(f'--arms: found {unknown[0]!r}, expected some of {", ".join(known)}')
+    return tuple(arm for arm in ARMS if not names or arm is BASE or arm.name in names)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a run is given.
+
+    :param worlds: to train on; :param held_out: to score on.
+    :param image_steps: of the stage on images; :param steps: of that on all modalities.
+    :param batch: samples a step; :param questions: asked of each.
+    :param answers: weight of the loss on answers in the stage on all modalities.
+    :param image_answers: that in the stage on images; 0: the language model is not run in it.
+    :param facts: weight of the loss on what the slots of the tokens should say.
+    :param told: weight of the distance from the tokens that the language model learned from.
+    :param eval_batch: held-out worlds that are scored at once.
+    """
+
+    worlds: int = 3072
+    held_out: int = 256
+    image_steps: int = 160
+    steps: int = 240
+    batch: int = 16
+    questions: int = 4
+    learning_rate: float = 1e-3
+    answers: float = 1.0
+    image_answers: float = 0.0
+    facts: float = 1.0
+    told: float = 0.0
+    eval_batch: int = 64
+
+    def __post_init__(self) -> None:
+        """Check that every modality gets the same number of steps.
+
+        :raises StudyError: naming the number.
+        """
+        for name in ('worlds', 'held_out', 'batch', 'questions'):
+            if getattr(self, name) < 1:
+                raise StudyError(f'{name}: found {getattr(self, name)}, expected at least 1')
+        for name in ('image_steps', 'steps'):
+            found, each = getattr(self, name), len(Modality)
+            if found < each or found % each:
+                raise StudyError(f'--{name.replace("_", "-")}: found {found}, expected a multiple '
+                                 f'of {each}: every modality gets as many')
+
+
+QUICK = Budget(worlds=512, held_out=64, image_steps=24, steps=32)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One training of an arm: all modalities, or one of them.
+
+    :param modalities: that it is trained and scored on.
+    """
+
+    modalities: tuple[Modality, ...]
+    stage: Stage
+
+
+def _stage(budget: Budget, name: str, modalities: Sequence[Modality], steps: int, experts: int,
+           fresh: Sequence[Modality], copied: Sequence[Modality], answers: float) -> Stage:
+    return Stage(name, 'align', evenly(*modalities), ('upm',), steps=steps, batch=budget.batch,
+                 questions=budget.questions, unknowns=0.0, captions=0.0,
+                 learning_rate=budget.learning_rate, warmup=max(1, steps // 10),
+                 answers=answers, facts=budget.facts, told=budget.told, experts=experts,
+                 fresh=tuple(fresh), copied=tuple(copied))
+
+
+def image_stage(budget: Budget) -> Stage:
+    """Return the stage that all arms but one begin with: images, one expert."""
+    only = (Modality.IMAGE,)
+    return _stage(budget, IMAGE_STAGE, only, budget.image_steps, 1, only, (),
+                  budget.image_answers)
+
+
+def parts(arm: Arm, budget: Budget) -> tuple[Part, ...]:
+    """Return the trainings of an arm; each modality gets as many samples in all of them.
+
+    Only a projection with a random beginning gets more, those of the images that the others
+    began with.
+    """
+    everything = tuple(Modality)
+    if not arm.image_first:
+        groups, steps = [everything], budget.image_steps + budget.steps
+    elif arm.joint:
+        groups, steps = [everything], budget.steps
+    else:
+        groups, steps = [(m,) for m in everything], budget.steps // len(everything)
+    out = []
+    for group in groups:
+        fresh = [m for m in group if not arm.image_first or m in UNLIKE_PICTURES]
+        copied = [m for m in group if arm.image_first and m is not Modality.IMAGE]
+        out.append(Part(group, _stage(budget, STAGE, group, steps, arm.experts, fresh, copied,
+                                      budget.answers)))
+    return tuple(out)
+
+
+def samples(arm: Arm, budget: Budget) -> dict[Modality, int]:
+    """Return how many samples of each modality an arm is trained on, from its beginning."""
+    out = dict.fromkeys(Modality, 0)
+    for part in parts(arm, budget):
+        for modality in part.modalities:
+            out[modality] += part.stage.steps * budget.batch // len(part.modalities)
+    if arm.image_first:
+        out[Modality.IMAGE] += budget.image_steps * budget.batch
+    return out
