@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 import shutil
@@ -190,6 +191,58 @@ def test_what_the_cache_has_lost_is_fetched_again(hub, tmp_path, capsys):
     hub.asked.clear()
     pull('acme/robot')
     assert {name for name, _ in hub.asked} == {WEIGHTS}
+    load_model(find_model('hub:acme/robot'))
+
+
+@pytest.mark.parametrize('to', [False, True])
+def test_what_a_disk_has_changed_is_found(hub, tmp_path, to, capsys):
+    """A file of the right size with one other bit is no good file."""
+    target = tmp_path / 'out' if to else None
+    path = (pull('acme/robot', to=target).folder / WEIGHTS).resolve()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    hub.asked.clear()
+    arguments = ['pull', 'acme/robot', *(['--to', str(target)] if to else [])]
+    assert cli(arguments) == (2 if to else 0)           # what a user may have changed is kept
+    said = capsys.readouterr()
+    if to:
+        assert f'{path}: exists and is not the file of acme/robot' in said.err and not hub.asked
+    else:
+        assert 'checksums agree' in said.out and hub.ranges(WEIGHTS) == ['']
+        assert (find_model('hub:acme/robot') / WEIGHTS).read_bytes() == whole
+
+
+def test_a_branch_of_which_nothing_is_noted_is_not_cached(hub, tmp_path):
+    pull('acme/robot')
+    ref = _repo(tmp_path) / 'refs' / 'main'
+    for broken in (b'', b'..', b'\xff\xfe'):
+        ref.write_bytes(broken)
+        with pytest.raises(EngineError, match='not in the cache .*fetch it with `onellm pull'):
+            find_model('hub:acme/robot')
+    pull('acme/robot')
+    load_model(find_model('hub:acme/robot'))
+
+
+def test_a_full_disk_keeps_what_was_fetched(hub, tmp_path, monkeypatch, capsys):
+    copy = transfer.Hub._copy
+
+    def full(self, answer, file, stream, told):
+        if file.path == WEIGHTS and stream.tell() == 0:
+            stream.write(answer.read(1500))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        copy(self, answer, file, stream, told)
+
+    monkeypatch.setattr(transfer.Hub, '_copy', full)
+    assert cli(['pull', 'acme/robot']) == 2
+    said = capsys.readouterr().err
+    assert 'no room left; what was fetched is kept' in said and 'Traceback' not in said
+    # room for the rest is room enough
+    rest = len(hub.files[WEIGHTS]) - 1500
+    usage = shutil.disk_usage(tmp_path)
+    for free, status in ((rest - 1, 2), (rest, 0)):
+        monkeypatch.setattr(shutil, 'disk_usage', lambda _, free=free: usage._replace(free=free))
+        assert cli(['pull', 'acme/robot']) == status
+    assert hub.ranges(WEIGHTS) == ['', 'bytes=1500-']
     load_model(find_model('hub:acme/robot'))
 
 

@@ -83,11 +83,12 @@ class Cache:
         self.folder = (root or cache_root()) / ('models--' + repo.replace('/', '--'))
 
     def commit(self, revision: str) -> str | None:
-        """Return the commit that a revision was when it was last looked up."""
+        """Return the commit that a revision was when it was last looked up, if one is noted."""
         if _COMMIT.fullmatch(revision):
             return revision
         path = self.folder / 'refs' / revision
-        return path.read_text(encoding='utf-8').strip() if path.is_file() else None
+        found = path.read_text(encoding='utf-8', errors='replace') if path.is_file() else ''
+        return found.strip() if _COMMIT.fullmatch(found.strip()) else None
 
     def blob(self, file: RemoteFile) -> Path:
         """Return where the content of a file lies."""

@@ -162,7 +162,7 @@ class Hub:
         :param told: called with the bytes of each piece, at first of what is there already.
         :raises WeightsError: if the checksum is another, or the hub cannot be reached.
         """
-        partial = target.with_name(target.name + '.onellm.incomplete')
+        partial = _partial(target)
         partial.parent.mkdir(parents=True, exist_ok=True)
         with partial.open('a+b') as stream:
             try:
@@ -222,6 +222,18 @@ class Hub:
                                    'more')
             stream.write(chunk)
             told(len(chunk))
+
+
+def _partial(target: Path) -> Path:
+    """Return where what has been fetched of a file stands until it is whole."""
+    return target.with_name(target.name + '.onellm.incomplete')
+
+
+def missing_bytes(file: RemoteFile, target: Path) -> int:
+    """Return how much of a file is still to be fetched to ``target``."""
+    partial = _partial(target)
+    have = partial.stat().st_size if partial.is_file() else 0
+    return file.size - have if have <= file.size else file.size
 
 
 def _checksum(entry: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from onellm_ros.weights.cache import Cache, RemoteFile
 from onellm_ros.weights.errors import WeightsError
-from onellm_ros.weights.hub import Hub, HubUnreachable, digest
+from onellm_ros.weights.hub import Hub, HubUnreachable, digest, missing_bytes
 
 # Formats that nothing here reads, and what a repository's page shows.
 SKIPPED = ('*.bin', '*.msgpack', '*.h5', '*.onnx', '*.onnx_data', '*.gguf', '*.ot', '*.tflite',
@@ -64,17 +64,19 @@ def _check_room(folder: Path, needed: int) -> None:
 def _into_cache(hub: Hub, cache: Cache, revision: str, commit: str, files: Sequence[RemoteFile],
                 told: Callable[[int], Any]) -> Path:
     """Fetch what the cache lacks."""
-    known = cache.files(commit)
-    done = {file.path for file in known or ()} - set(cache.missing(commit, known or ()))
-    left = []
+    done, left = set(), []
     for file in files:
-        if file.path in done or _holds(cache.blob(file), file):
-            told(file.size)
-        else:
+        # What lies there is read, not only measured: a disk may have changed it.
+        if _holds(cache.snapshot(commit) / file.path, file):
+            done.add(file.path)
+        elif not _holds(cache.blob(file), file):
             left.append(file)
-    _check_room(cache.folder, sum(file.size for file in left))
+            continue
+        told(file.size)
     for file in left:
         cache.blob(file).unlink(missing_ok=True)
+    _check_room(cache.folder, sum(missing_bytes(file, cache.blob(file)) for file in left))
+    for file in left:
         hub.fetch(hub.url(cache.repo, commit, file), file, cache.blob(file), told)
     for file in files:
         if file.path not in done:
@@ -98,8 +100,8 @@ def _into_folder(hub: Hub, cache: Cache, commit: str, files: Sequence[RemoteFile
         else:
             raise WeightsError(f'{target}: exists and is not the file of {cache.repo}; remove it, '
                                'or choose another directory')
-    _check_room(folder, sum(file.size for file in left))
     partial = folder / _PARTIAL
+    _check_room(folder, sum(missing_bytes(file, partial / file.checksum) for file in left))
     for file in left:
         target = folder / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
