@@ -27,7 +27,7 @@ from onellm_ros.files import (
     read_video,
 )
 from onellm_ros.inference.locate import EngineError
-from onellm_ros.modality import Modality, Sample
+from onellm_ros.modality import Modality, Sample, parse_modality, spec_of
 from onellm_ros.preprocess import PreprocessError, Tensors
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument('--audio', metavar='FILE', help='sound: wav, flac, ogg or mp3')
     files.add_argument('--video', metavar='FILE', help='video: mp4, mkv, webm, avi ...')
     files.add_argument('--fmri', metavar='FILE', help='voxel responses: npy')
+    files.add_argument('--signal', metavar='NAME=FILE', action='append', default=[],
+                       help='file of a further modality that the model knows: scan=FILE')
     about = parser.add_argument_group('about the files')
     about.add_argument('--depth-scale', type=float, metavar='M',
                        help='metres of one unit of the depth file (default: 0.001 for integers, '
@@ -97,6 +99,19 @@ def _read_depth(args: argparse.Namespace, notes: dict[Modality, str]) -> list[Sa
     return [depth]
 
 
+def _read_signal(given: str) -> tuple[Modality, list[Sample]]:
+    """Read the file of a registered modality, given as NAME=FILE."""
+    name, mark, path = given.partition('=')
+    try:
+        spec = spec_of(modality := parse_modality(name))
+    except ValueError as error:
+        raise FileError(f'--signal {given}: {error}') from error
+    if not mark or spec is None or spec.read is None:
+        raise FileError(f'--signal {given}: expected NAME=FILE, the name of a further modality '
+                        'that has files, such as scan')
+    return modality, spec.read(path)
+
+
 def read_files(args: argparse.Namespace) -> tuple[Chosen, dict[Modality, str]]:
     """Read the files named on the command line.
 
@@ -114,6 +129,8 @@ def read_files(args: argparse.Namespace) -> tuple[Chosen, dict[Modality, str]]:
         Modality.FMRI: (args.fmri, lambda: [read_fmri(args.fmri)])}
     chosen = {modality: reader() for modality, (path, reader) in readers.items()
               if path is not None}
+    for given in args.signal:
+        chosen.update([_read_signal(given)])
     return chosen, notes
 
 
@@ -186,7 +203,7 @@ def run(args: argparse.Namespace, load: Callable[[argparse.Namespace], Engine] =
         chosen, file_notes = read_files(args)
         if not chosen and not args.ask:
             return _fail('found no file; give at least one of --image --depth --points --imu '
-                         '--audio --video --fmri, or a question with --ask')
+                         '--audio --video --fmri --signal, or a question with --ask')
         engine = load(args)
         tensors: Tensors = engine.preprocessor.tensors(chosen, END_NS)
         if chosen and not tensors:

@@ -107,6 +107,12 @@ def prompt_order(modalities: Iterable[Modality]) -> list[Modality]:
     return [*(m for m in PROMPT_ORDER if m in found), *sorted(found - set(PROMPT_ORDER))]
 
 
+def in_order(modalities: Iterable[Modality]) -> list[Modality]:
+    """Return modalities in the order of :class:`Modality`, registered ones behind, by name."""
+    found = set(modalities)
+    return [*(m for m in Modality if m in found), *sorted(found - set(Modality))]
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One measurement of one source.
@@ -172,6 +178,20 @@ class ModalitySpec:
         if bool(self.message) != bool(self.conversion):
             raise ModalityError(f'modality {self.name}: found message {self.message!r} and '
                                 f'conversion {self.conversion!r}, expected both or neither')
+
+
+    def converter(self) -> Callable[..., Sample]:
+        """Return the function of (message, topic) that ``conversion`` names.
+
+        :raises ModalityError: if there is none of this name.
+        """
+        module, _, name = self.conversion.partition(':')
+        try:
+            found: Callable[..., Sample] = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ModalityError(f'modality {self.name}: conversion {self.conversion!r}: expected '
+                                f'module:function: {error}') from error
+        return found
 
 
 _SPECS: dict[str, ModalitySpec] = {}

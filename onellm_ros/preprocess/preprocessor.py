@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from onellm_ros.config import ModelConfig, TokenizerConfig
-from onellm_ros.modality import Modality, Sample, prompt_order, spec_of
+from onellm_ros.modality import Modality, Sample, in_order, spec_of
 from onellm_ros.preprocess.audio import audio_tensor, join_chunks
 from onellm_ros.preprocess.depth import depth_tensor, normal_tensor, normals_from_depth
 from onellm_ros.preprocess.errors import (
@@ -120,8 +120,8 @@ class Preprocessor:
             Modality.AUDIO: lambda s: self._audio(s, end_ns),
             Modality.IMU: lambda s: self._imu(s, end_ns),
             Modality.FMRI: lambda s: (fmri_tensor(s[-1].data, self.tokenizer.fmri_voxels), '')}
-        for modality in (*Modality, *(m for m in prompt_order(chosen) if m not in makers)):
-            samples = chosen.get(modality, ())
+        for modality in in_order(chosen):
+            samples = chosen[modality]
             if len(samples) > 0:
                 maker = makers.get(modality) or _prepared(modality, end_ns)
                 self._make(out, modality, maker, samples, strict)

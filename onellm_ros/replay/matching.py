@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from onellm_ros.modality import Modality, Sample, parse_modality
+from onellm_ros.modality import Modality, Sample, parse_modality, spec_of
 from onellm_ros.replay.bag_sources import BagError
 from onellm_ros.replay.bags import Bag, TopicInfo
 from onellm_ros.ros.audio_conversions import mp3_frames_fill
@@ -106,6 +106,12 @@ def convert(modality: Modality, message: Any, topic: str = '',
         return fmri_sample(message, topic)
     if modality is Modality.IMU:
         return imu_sample(message, topic)
+    spec = spec_of(modality)
+    if spec is not None:
+        if not spec.conversion:
+            raise ConversionError(f'found a topic of {modality}, which has no messages; expected '
+                                  'message and conversion in its spec')
+        return spec.converter()(message, topic)
     return image_sample(message, topic)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-import importlib
+from functools import partial
 import time
 from typing import Any
 
@@ -34,6 +34,7 @@ from onellm_ros.ros.conversions import (
     point_sample,
 )
 from onellm_ros.ros.once import Once
+from onellm_ros.ros.registered_inputs import message_class, registered
 from onellm_ros.ros.subscriptions import FollowingSubscription, type_name
 from onellm_ros.synchronizer import Synchronizer
 from onellm_ros.windows import StreamSpec, Window, WindowSpec
@@ -41,7 +42,8 @@ from onellm_ros.windows import StreamSpec, Window, WindowSpec
 SECOND_NS = 1_000_000_000
 # Whatever a malformed message does to a converter besides its own error, the node lives on.
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
-# Streams in order of rank: the first one that speaks is the reference for the clock.
+# Streams in order of rank: the first one that speaks is the reference for the clock. Those of
+# registered modalities come behind (``registered_inputs.add_streams``).
 STREAMS: dict[str, Modality] = {
     'image': Modality.IMAGE, 'depth': Modality.DEPTH, 'normal': Modality.NORMAL,
     'points': Modality.POINT, 'imu': Modality.IMU, 'audio': Modality.AUDIO,
@@ -53,21 +55,6 @@ _RATES = {Modality.IMAGE: (120, 10), Modality.DEPTH: (120, 0), Modality.NORMAL: 
 CAMERA_INFO = 'camera_info'
 _STALL_S = 0.25
 _QUEUE = {Modality.IMU: 200, Modality.AUDIO: 100}
-
-
-def message_class(name: str) -> Any:
-    """Return the class of a message type such as ``onellm_msgs/msg/AudioChunk``.
-
-    :raises ConfigError: if there is no such type in this installation.
-    """
-    parts = name.split('/')
-    if len(parts) not in (2, 3):
-        raise ConfigError(f'message type {name!r}: expected package/msg/Name')
-    try:
-        return getattr(importlib.import_module(f'{parts[0]}.msg'), parts[-1])
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f'message type {name!r} is not installed ({error}); install the package '
-                          f'{parts[0]} or choose another type') from error
 
 
 def window_spec(config: NodeConfig, streams: Collection[str],
@@ -88,7 +75,7 @@ def window_spec(config: NodeConfig, streams: Collection[str],
             continue
         modality = STREAMS[name]
         back_ns = lookback_ns(modality)
-        inside, behind = _RATES[modality]
+        inside, behind = _RATES.get(modality, (50, 0))
         held_s = window.length_s + window.period_s + window.silence_s
         capacity = int(inside * held_s + behind * back_ns / SECOND_NS) + 16
         specs.append(StreamSpec(name, modality, modality.value in window.required, back_ns,
@@ -210,7 +197,9 @@ class Inputs:
             ('points', 'points', PointCloud2, lambda t: one(point_sample, t)),
             ('imu', 'imu', Imu, lambda t: lambda message, _: self._imu.add(message, t)),
             ('audio', 'audio', message_class(self._config.audio_type), decoded),
-            ('fmri', 'fmri', Float32MultiArray, lambda t: one(fmri_sample, t))]
+            ('fmri', 'fmri', Float32MultiArray, lambda t: one(fmri_sample, t)),
+            *((name, name, kind, partial(one, function))
+              for name, kind, function in registered(STREAMS))]
         out = []
         for stream, name, kind, make in table:
             topic = self._node.resolve_topic_name(name)

@@ -28,13 +28,14 @@ from std_srvs.srv import SetBool
 
 from onellm_ros.choose import ChoiceSpec, Selection, choose
 from onellm_ros.config import ConfigError
-from onellm_ros.modality import Modality, parse_modality
+from onellm_ros.modality import Modality, in_order, parse_modality
 from onellm_ros.node_config import NodeConfig
 from onellm_ros.ros import outputs, parameters
 from onellm_ros.ros.asking import Asking
 from onellm_ros.ros.inputs import STREAMS, Inputs, window_spec
 from onellm_ros.ros.once import Once
 from onellm_ros.ros.questions import AskError
+from onellm_ros.ros.registered_inputs import add_streams
 from onellm_ros.ros.results import Described, EngineLike, model_text
 from onellm_ros.ros.worker import Worker
 from onellm_ros.windows import Window
@@ -106,6 +107,7 @@ class PerceptionNode(LifecycleNode):
             self._config = parameters.read(self)
             self._engine = self._loader(self._config.model, self._config.device)
             modalities = self._allowed(self._engine)
+            add_streams(STREAMS, modalities)
             shown = [n for n, m in STREAMS.items() if m in modalities or
                      (m is Modality.IMAGE and Modality.VIDEO in modalities)]
             self._choice = ChoiceSpec.for_model(
@@ -119,7 +121,7 @@ class PerceptionNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self.get_logger().info(
             f'model {model_text(self._engine)} sees '
-            f'{", ".join(m.value for m in Modality if m in modalities)}')
+            f'{", ".join(in_order(modalities))}')
         return super().on_configure(state)
 
     def _allowed(self, engine: EngineLike) -> frozenset[Modality]:
@@ -234,7 +236,7 @@ class PerceptionNode(LifecycleNode):
         assert self._inputs is not None
         spoken = {STREAMS[n] for n, s in self._inputs.synchronizer.stats().items() if s.received}
         required = {parse_modality(m) for m in self._config.window.required}
-        return [m for m in Modality if m in spoken | required]
+        return in_order(spoken | required)
 
     def _on_jump(self) -> None:
         self._jumps += 1

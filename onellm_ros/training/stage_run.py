@@ -61,7 +61,8 @@ class StageRun:
         model.requires_grad_(False)
         for part in stage.trains:
             for name, parameter in model.part(part).named_parameters():
-                parameter.requires_grad_(part != 'llm' or not adapters or lora.is_adapter(name))
+                parameter.requires_grad_(stage.learns(name) and (
+                    part != 'llm' or not adapters or lora.is_adapter(name)))
         if heads is not None:
             heads.requires_grad_(True)
         for block in model.modules():

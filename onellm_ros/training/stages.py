@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from onellm_ros.modality import Modality
+from onellm_ros.modality import Modality, in_order
 from onellm_ros.model.onellm import PARTS
 from onellm_ros.model.text import TEMPLATES
 
@@ -34,6 +34,8 @@ class Stage:
     :param sets: (modalities that a batch holds, relative frequency) each; no modality: text alone.
         A stage on a manifest may leave it empty: then as often as the manifest says.
     :param trains: parts that learn: ``tokenizers``, ``encoder``, ``upm``, ``llm``.
+    :param only: of these only what has one of the names in its own: those of modalities, for what
+        is theirs alone, or ``experts``, for those of the UPM; empty: all.
     :param steps: optimizer steps.
     :param data: ``told`` (language), ``worlds`` or ``manifest`` (align).
     :param batch: samples of an optimizer step, over all ranks and parts.
@@ -85,6 +87,7 @@ class Stage:
     template: str = ''
     max_tokens: int = 0
     checkpointing: bool = False
+    only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what a typing mistake would silently break.
@@ -135,7 +138,11 @@ class Stage:
     def modalities(self) -> tuple[Modality, ...]:
         """All modalities that its sets name, in the order of :class:`Modality`."""
         named = {m for present, _ in self.sets for m in present}
-        return tuple(m for m in Modality if m in named)
+        return tuple(in_order(named))
+
+    def learns(self, name: str) -> bool:
+        """Say whether a parameter of a part that learns does."""
+        return not self.only or not set(self.only).isdisjoint(name.split('.'))
 
 
 def from_manifest(stage: Stage) -> Stage:
