@@ -91,18 +91,18 @@ _ENCODER = Stage('encoder', 'encoder',
                   ((IMU,), 0.15), ((FMR,), 0.25)),
                  ('tokenizers', 'encoder'), steps=7000, batch=64, facts=0.3, dense=1.0)
 # Its tokenizers learn with the encoder, so that only the UPM is left to the stages.
-_STAGE = Stage('stage_1', 'align', evenly(IMG), ('upm',), steps=3000, batch=32, warmup=50,
+_STAGE = Stage('stage_1', 'align', evenly(IMG), ('upm',), steps=2400, batch=32, warmup=50,
                answers=0.0, facts=1.0, told=1.0, experts=1, fresh=(IMG,))
 NANO_RECIPE = Recipe('nano', PRESETS['nano'], (
     _LANGUAGE,
     _ENCODER,
     _STAGE,
-    replace(_STAGE, name='stage_2', sets=evenly(IMG, *STAGE_2), steps=1600, experts=3,
+    replace(_STAGE, name='stage_2', sets=evenly(IMG, *STAGE_2), steps=1300, experts=3,
             copied=STAGE_2, fresh=(AUD,)),
     # The UPM meets the LLM's own loss here, once its tokens say what the LLM was told before.
-    replace(_STAGE, name='stage_3', sets=evenly(IMG, *STAGE_2, *STAGE_3), steps=1800, batch=24,
+    replace(_STAGE, name='stage_3', sets=evenly(IMG, *STAGE_2, *STAGE_3), steps=1300, batch=24,
             questions=3, answers=1.0, told=0.5, experts=3, copied=STAGE_3, fresh=(IMU, FMR)),
-    Stage('instruct', 'align', _ASKED, ('llm',), steps=1500, batch=16, questions=4,
+    Stage('instruct', 'align', _ASKED, ('llm',), steps=1300, batch=16, questions=4,
           learning_rate=6e-4, warmup=50, experts=3)))
 
 NANO_FIRST = Recipe('nano_first', PRESETS['nano'], (
