@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 import json
+from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
@@ -29,15 +31,23 @@ from onellm_ros.study.arms import (
     parts,
     samples,
 )
-from onellm_ros.study.features import FeatureBatches, encode_piece, encoder_hash, pieces
-from onellm_ros.study.findings import BEGIN, END, put_into, report
+from onellm_ros.study.features import (
+    FeatureBatches,
+    FeatureModel,
+    encode_piece,
+    encoder_hash,
+    pieces,
+)
+from onellm_ros.study.findings import BEGIN, END, Task, done, put_into, report
 from onellm_ros.study.table import OVERALL, Result, figure, markdown, rows, verdict
+from onellm_ros.training.checkpoint import read_values
 from onellm_ros.training.data import model_input
+from onellm_ros.training.experts import copied_experts
 from onellm_ros.training.shards import Shards
 
 SMALL = Budget(worlds=24, held_out=8, image_steps=8, steps=8, batch=4, questions=2, eval_batch=4)
 SETTING = {'model': 'm', 'budget': {
-    'worlds': 24, 'held_out': 8, 'questions': 2, 'image_steps': 8, 'steps': 8, 'batch': 4,
+    'worlds': 24, 'held_out': 8, 'eval_questions': 4, 'image_steps': 8, 'steps': 8, 'batch': 4,
     'answers': 1.0, 'image_answers': 0.0, 'facts': 1.0, 'told': 0.0}}
 
 
@@ -130,7 +140,7 @@ def test_features_are_the_encoders(prepared):
 @pytest.mark.slow
 def test_a_study(prepared, capsys, monkeypatch):
     docs = prepared / 'study.md'
-    docs.write_text(f'before\n{BEGIN}\nold\n{END}\nafter\n')
+    docs.write_text(f'before\n{BEGIN}\nSTALE\n{END}\nafter\n')
     trained = []
     original = single._trained
 
@@ -152,9 +162,21 @@ def test_a_study(prepared, capsys, monkeypatch):
                      if 'loss' in line] for name in ('base', 'experts-5', 'random')}
     assert len({tuple(losses) for losses in curves.values()}) == 3
     written = docs.read_text()
-    assert written.startswith('before') and written.endswith('after\n') and 'old' not in written
+    assert written.startswith('before') and written.endswith('after\n') and 'STALE' not in written
     assert (prepared / 'images' / 'study_overall.png').stat().st_size > 1000
     assert f'{fmean(found["base-seed-0"]["accuracy"].values()):.3f}' in written
+    # Each begins as it says, with copies of what images trained.
+    setting = single.Setting((str(prepared / 'model'),), prepared / 'worlds', out,
+                             prepared / 'features', SMALL, 'float32')
+    trained_on_images = read_values(single.image_folder(setting, 0) / 'state.pt')['model']
+    for arm in ARMS:
+        model = copied_experts(single.model_of(setting, arm, 0)[0], arm.experts)
+        assert isinstance(model, FeatureModel) and len(model.upm.experts) == arm.experts
+        assert model.upm.config.router == arm.router
+        name = 'blocks.0.feed_forward.w1.weight'
+        same = [torch.equal(expert.state_dict()[name], trained_on_images[f'upm.experts.0.{name}'])
+                for expert in model.upm.experts]
+        assert same == [arm.image_first] * arm.experts
     # Again, with a seed more and one arm: only what is missing is done.
     trained.clear()
     capsys.readouterr()
@@ -189,6 +211,16 @@ def test_a_model_that_lacks_a_part(prepared, capsys):
     assert main(['study', 'findings', '--model', f'llm={prepared / "model"}', '--data',
                  str(prepared / 'worlds'), '--out', str(prepared / 'lacks')]) == 2
     assert 'expected a trained encoder and tokenizers' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_tasks_in_processes(tmp_path):
+    names = [str(number) for number in range(3)]
+    tasks = [Task(name, 1.0, partial(Path.touch, tmp_path / name)) for name in names]
+    assert sorted(task.name for task in done(tasks, 2, 1)) == names
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    with pytest.raises(FileNotFoundError):
+        list(done([Task('none', 1.0, partial(Path.unlink, tmp_path / 'none'))], 2, 1))
 
 
 def result(arm, seed, value, **other):

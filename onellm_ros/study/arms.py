@@ -88,6 +88,7 @@ class Budget:
     :param worlds: to train on; :param held_out: to score on.
     :param image_steps: of the stage on images; :param steps: of that on all modalities.
     :param batch: samples a step; :param questions: asked of each.
+    :param eval_questions: asked of each held-out world, about each modality.
     :param answers: weight of the loss on answers in the stage on all modalities.
     :param image_answers: that in the stage on images; 0: the language model is not run in it.
     :param facts: weight of the loss on what the slots of the tokens should say.
@@ -97,10 +98,11 @@ class Budget:
 
     worlds: int = 3072
     held_out: int = 256
-    image_steps: int = 160
-    steps: int = 240
-    batch: int = 16
-    questions: int = 4
+    image_steps: int = 400
+    steps: int = 120
+    batch: int = 32
+    questions: int = 2
+    eval_questions: int = 4
     learning_rate: float = 1e-3
     answers: float = 1.0
     image_answers: float = 0.0
@@ -113,7 +115,7 @@ class Budget:
 
         :raises StudyError: naming the number.
         """
-        for name in ('worlds', 'held_out', 'batch', 'questions'):
+        for name in ('worlds', 'held_out', 'batch', 'questions', 'eval_questions'):
             if getattr(self, name) < 1:
                 raise StudyError(f'{name}: found {getattr(self, name)}, expected at least 1')
         for name in ('image_steps', 'steps'):
@@ -123,7 +125,7 @@ class Budget:
                                  f'of {each}: every modality gets as many')
 
 
-QUICK = Budget(worlds=512, held_out=64, image_steps=24, steps=32)
+QUICK = Budget(worlds=512, held_out=64, image_steps=24, steps=16)
 
 
 @dataclass(frozen=True)

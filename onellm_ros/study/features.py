@@ -200,12 +200,13 @@ class FeatureSources(Sources):
     """Where the batches of a study's stages come from.
 
     :param made: features of the worlds to train on; :param made_held_out: of those to score on.
-    :param eval_batch: of the latter at once.
+    :param eval_batch: of the latter at once; :param eval_questions: asked of each.
     """
 
     made: tuple[Piece, ...] = ()
     made_held_out: tuple[Piece, ...] = ()
     eval_batch: int = 64
+    eval_questions: int = 4
 
     def training(self, stage: Stage, config: ModelConfig, text: Text, seed: int, split: Split
                  ) -> StageBatches:
@@ -215,6 +216,7 @@ class FeatureSources(Sources):
     def evaluation(self, stage: Stage, config: ModelConfig, text: Text, split: Split
                    ) -> StageBatches | None:
         """Return batches that training does not see, the same for all runs."""
-        stage = replace(stage, name='held out', batch=self.eval_batch)
+        stage = replace(stage, name='held out', batch=self.eval_batch,
+                        questions=self.eval_questions)
         return FeatureBatches(self.made_held_out, stage, config, text, seed=1,
                               as_rendered=True)

@@ -40,6 +40,7 @@ from onellm_ros.study.single import (
 from onellm_ros.study.table import GUESSER, SETTING, load_results, markdown
 from onellm_ros.training.checkpoint import STATE
 from onellm_ros.training.progress import clock
+from onellm_ros.training.shards import SHARD_WORLDS
 from onellm_ros.training.worlds import WorldOptions, Worlds
 
 TABLE, BEGIN, END = 'table.md', '<!-- findings: begin -->', '<!-- findings: end -->'
@@ -98,7 +99,7 @@ def _cost(setting: Setting, arm: Arm) -> float:
     return steps * budget.batch * sample + scored
 
 
-def _done(tasks: Sequence[Task], processes: int, threads: int) -> Iterator[Task]:
+def done(tasks: Sequence[Task], processes: int, threads: int) -> Iterator[Task]:
     """Do tasks, so many at a time; yields each when it is done."""
     if processes == 1:
         torch.set_num_threads(threads)
@@ -164,14 +165,14 @@ def study(args: argparse.Namespace) -> Path:
     setting = _setting(args)
     budget, seeds = setting.budget, range(args.seeds or (1 if args.quick else 3))
     encoder = _remember(setting)['encoder']
-    for folder, wanted in ((setting.data, budget.worlds),
-                           (setting.data / 'held_out', budget.held_out)):
-        if len(list(folder.glob('shard-*'))) == 0:
-            print(f'{folder}: no worlds yet; rendering {wanted}', file=sys.stderr)
-            Worlds(WorldOptions(setting.data, budget.worlds, max(512, budget.held_out),
-                                args.processes), beginning(setting).config).prepare(
-                                    image_stage(budget))
-            break
+    lacking = [folder for folder, wanted in ((setting.data, budget.worlds),
+                                             (setting.data / 'held_out', 1))
+               if len(list(folder.glob('shard-*'))) < -(-wanted // SHARD_WORLDS)]
+    if lacking:
+        print(f'{lacking[0]}: too few worlds; rendering', file=sys.stderr)
+        Worlds(WorldOptions(setting.data, budget.worlds, max(SHARD_WORLDS, budget.held_out),
+                            args.processes), beginning(setting).config).prepare(
+                                image_stage(budget))
     made = [piece for group in all_pieces(setting, encoder) for piece in group]
     images = _REST_S + _EXPERT_S + (_ANSWER_S if budget.image_answers else 0.0)
     phases = [
@@ -184,23 +185,23 @@ def study(args: argparse.Namespace) -> Path:
               partial(run_arm, setting, encoder, arm, seed))
          for seed in seeds for arm in arms
          if not result_path(setting.out, arm.name, seed).exists()]]
-    total, done = sum(task.cost for tasks in phases for task in tasks), 0.0
+    total, spent = sum(task.cost for tasks in phases for task in tasks), 0.0
     started = time.monotonic()
     bar = tqdm(total=round(total), desc='study', disable=None,
                bar_format='{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left')
     with bar:
         for tasks in phases:
-            for task in _done(tasks, args.processes, args.threads):
-                done += task.cost
+            for task in done(tasks, args.processes, args.threads):
+                spent += task.cost
                 bar.update(task.cost)
                 if bar.disable:
-                    left = (time.monotonic() - started) / done * (total - done)
-                    print(f'study: {task.name} done, {100 * done / total:.0f} %, {clock(left)} '
+                    left = (time.monotonic() - started) / spent * (total - spent)
+                    print(f'study: {task.name} done, {100 * spent / total:.0f} %, {clock(left)} '
                           'left', file=sys.stderr, flush=True)
     path = setting.out / GUESSER
     if not path.exists():
         path.write_text(json.dumps(guessed(setting.data, budget.worlds, budget.held_out,
-                                           budget.questions)) + '\n')
+                                           budget.eval_questions)) + '\n')
     return setting.out
 
 

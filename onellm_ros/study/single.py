@@ -20,7 +20,16 @@ import torch
 from onellm_ros.config import PRESETS, ModelConfig
 from onellm_ros.model.onellm import OneLLM
 from onellm_ros.model.text import Text
-from onellm_ros.study.arms import Arm, Budget, Part, StudyError, image_stage, parts, samples
+from onellm_ros.study.arms import (
+    BASE,
+    Arm,
+    Budget,
+    Part,
+    StudyError,
+    image_stage,
+    parts,
+    samples,
+)
 from onellm_ros.study.features import (
     FeatureModel,
     FeatureSources,
@@ -119,8 +128,8 @@ def all_pieces(setting: Setting, encoder: str) -> tuple[tuple[Piece, ...], tuple
                            (setting.data / 'held_out', budget.held_out)):
         there = len(Shards(folder))
         if there < wanted:
-            raise StudyError(f'{folder}: found {there} worlds, expected {wanted} at least; let '
-                             'the study render them, or take fewer (--worlds, --held-out)')
+            raise StudyError(f'{folder}: found {there} worlds, expected {wanted} at least; take '
+                             'fewer (--worlds, --held-out), or another --data')
         out.append(tuple(pieces(folder, range(wanted), encoder, setting.features)))
     return out[0], out[1]
 
@@ -143,18 +152,20 @@ def fingerprint(setting: Setting) -> dict[str, Any]:
 def _sources(setting: Setting, encoder: str) -> FeatureSources:
     training, held_out = all_pieces(setting, encoder)
     return FeatureSources(setting.data, setting.data / 'held_out', made=training,
-                          made_held_out=held_out, eval_batch=setting.budget.eval_batch)
+                          made_held_out=held_out, eval_batch=setting.budget.eval_batch,
+                          eval_questions=setting.budget.eval_questions)
 
 
-def _trained(setting: Setting, part: Part, model: OneLLM, sources: FeatureSources, text: Text,
-             seed: int, out: Path, heads: Mapping[str, torch.Tensor]) -> dict[str, float]:
+def _trained(setting: Setting, part: Part, model: FeatureModel, sources: FeatureSources,
+             text: Text, seed: int, out: Path, heads: Mapping[str, torch.Tensor]
+             ) -> dict[str, float]:
     """Train a part of an arm in a folder; returns the scores on held-out worlds."""
     shutil.rmtree(out, ignore_errors=True)               # of a run that was killed
     batches = -(-setting.budget.held_out // setting.budget.eval_batch)
     options = Options(seed, workers=0, precision=setting.precision, log_every=10,
                       save_every=NEVER, eval_every=NEVER,
                       eval_batches=batches * len(part.modalities))
-    Trainer(on_features(model), text, (part.stage,), out, sources, options=options,
+    Trainer(model, text, (part.stage,), out, sources, options=options,
             heads=dict(heads)).run()
     return next(line['held_out'] for line in reversed(read_log(out)) if 'held_out' in line)
 
@@ -171,25 +182,27 @@ def train_on_images(setting: Setting, encoder: str, seed: int) -> None:
         return
     found = beginning(setting)
     config = with_expert_count(found.config, 1)
+    config = replace(config, upm=replace(config.upm, router=BASE.router))
     stage = image_stage(setting.budget)
     _trained(setting, Part(stage.modalities, stage),
-             whole_model(found, config, seed_of(seed, stage.name)), _sources(setting, encoder),
-             text_of(setting, found), seed, out, found.heads)
+             on_features(whole_model(found, config, seed_of(seed, stage.name))),
+             _sources(setting, encoder), text_of(setting, found), seed, out, found.heads)
 
 
-def _model_of(setting: Setting, arm: Arm, seed: int) -> tuple[OneLLM, dict[str, torch.Tensor]]:
+def model_of(setting: Setting, arm: Arm, seed: int
+             ) -> tuple[FeatureModel, dict[str, torch.Tensor]]:
     """Return the model that an arm begins with, and the heads."""
     found = beginning(setting)
-    upm = replace(found.config.upm, experts=arm.experts, router=arm.router)
+    drawn = seed_of(seed, arm.name)
     if not arm.image_first:
-        return whole_model(found, replace(found.config, upm=upm), seed_of(seed, arm.name)), \
-            found.heads
+        config = replace(found.config, upm=replace(
+            found.config.upm, experts=arm.experts, router=arm.router))
+        return on_features(whole_model(found, config, drawn)), found.heads
     images = Beginning(found.config, [Init(image_folder(setting, seed), ('upm',))])
     found.parts['upm'] = images.parts['upm']
-    found.config = replace(found.config, upm=images.config.upm)
-    model = whole_model(found, found.config, seed_of(seed, arm.name))
+    model = on_features(whole_model(found, images.config, drawn))
     # The copies of the one expert are made by the stage, with the router that the config says.
-    model.config = replace(found.config, upm=replace(found.config.upm, router=arm.router))
+    model.config = replace(images.config, upm=replace(images.config.upm, router=arm.router))
     slots = {n: v.clone() for n, v in images.heads.items() if n.startswith(SLOTS)}
     return model, {**found.heads, **slots}
 
@@ -211,7 +224,7 @@ def run_arm(setting: Setting, encoder: str, arm: Arm, seed: int) -> Path:
     sources, text = _sources(setting, encoder), text_of(setting, beginning(setting))
     scores: dict[str, float] = {}
     for part in parts(arm, setting.budget):
-        model, heads = _model_of(setting, arm, seed)
+        model, heads = model_of(setting, arm, seed)
         out = setting.out / 'arms' / f'{arm.name}-seed-{seed}'
         if len(part.modalities) == 1:
             out = out / part.modalities[0].value

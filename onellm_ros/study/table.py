@@ -184,7 +184,7 @@ def markdown(results: Sequence[Result], setting: Mapping[str, Any],
                  str(row.samples)]]
     out = [
         f'Model `{setting["model"]}`; {budget["worlds"]} worlds to train on, '
-        f'{budget["held_out"]} held-out ones with {budget["questions"]} questions to each '
+        f'{budget["held_out"]} held-out ones with {budget["eval_questions"]} questions to each '
         f'modality; {budget["image_steps"]} steps on images, {budget["steps"]} on all modalities, '
         f'{budget["batch"]} samples each; weights of the losses: answers {budget["answers"]:g} '
         f'(images {budget["image_answers"]:g}), slots {budget["facts"]:g}, told scenes '
