@@ -46,16 +46,22 @@ def write_random(folder: Path, width: int, layers: int) -> None:
     write_json(folder / 'config.json', released_values(config))
 
 
-def convert(*args: str) -> None:
-    """Convert in a process of its own; print its time and its peak memory."""
+def measured(*command: str) -> None:
+    """Run a command of Python's in a process of its own; print its times and its peak memory."""
     start = time.perf_counter()
-    command = [sys.executable, '-m', 'onellm_ros.cli', 'convert', *args]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    sys.stdout.flush()
+    process = subprocess.Popen([sys.executable, *command], stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f'{" ".join(command)}: exit status {process.returncode}')
-    print(f'  peak {usage.ru_maxrss / 1024:.0f} MiB, {time.perf_counter() - start:.0f} s')
+    print(f'  peak {usage.ru_maxrss / 1024:.0f} MiB, {time.perf_counter() - start:.0f} s '
+          f'({usage.ru_utime + usage.ru_stime:.0f} s of a CPU)', flush=True)
+
+
+def convert(*args: str) -> None:
+    """Convert in a process of its own."""
+    measured('-m', 'onellm_ros.cli', 'convert', *args)
 
 
 def main() -> None:

@@ -14,7 +14,9 @@ from onellm_ros.modality import Modality
 from onellm_ros.model import storage
 from onellm_ros.model.checkpoint import (
     CheckpointError,
+    check_released,
     load_model,
+    released_model,
     save_model,
     weights_hash,
 )
@@ -149,6 +151,29 @@ def test_the_released_names_cover_the_7b_model():
     assert own['tokenizers.positions.audio'] == (1213, 1024)
     assert own['tokenizers.positions.imu'] == (392, 1024)
     assert own['tokenizers.kinds.fmri.linear.weight'] == (8192, 15724)
+
+
+def test_the_released_tensors_as_their_description_lists_them(root, tmp_path, monkeypatch):
+    """A list written apart from the package; sizes from Meta's params.json and the weights."""
+    monkeypatch.syspath_prepend(str(root / 'benchmarks'))
+    from bench_released import released_shapes
+    shapes = {f'llma.{name}': shape for name, shape in released_shapes(2)}
+    meta = {'dim': 4096, 'multiple_of': 256, 'n_heads': 32, 'n_layers': 2, 'norm_eps': 1e-5,
+            'vocab_size': -1}
+    (tmp_path / 'params.json').write_text(json.dumps(meta))
+    path = tmp_path / 'consolidated.00-of-01.pth'
+    model = released_model(tmp_path, path, shapes)
+    full = PRESETS['onellm_7b']
+    assert (model.config.encoder, model.config.tokenizer) == (full.encoder, full.tokenizer)
+    table = check_released(shapes, model, path)
+    unused = set(shapes) - {entry.released for entry in table}
+    assert len(table) == len(model.state_dict()) and len(unused) == 151
+    assert all('.clip.' in name for name in unused)
+    for name in ('output.weight', 'conv1.imu.weight', 'start_tag.rgbd',
+                 'resample_layers.2.7.feed_forward.w3.weight'):
+        left = {n: shape for n, shape in shapes.items() if n != f'llma.{name}'}
+        with pytest.raises(CheckpointError, match=f'missing tensor llma.{name}'):
+            check_released(left, model, path)
 
 
 def test_several_parts_are_refused(released):

@@ -51,10 +51,11 @@ def convolve(x: Array, weight: Array, stride: int) -> Array:
 
 
 def farthest(points: Array, count: int) -> list[int]:
-    """Choose points by trying every candidate against all chosen ones."""
+    """Choose points: each time the one that is farthest from all chosen ones."""
     chosen = [0]
+    away = np.full(len(points), np.inf)
     while len(chosen) < count:
-        away = [min(((p - points[c]) ** 2).sum() for c in chosen) for p in points]
+        away = np.minimum(away, ((points - points[chosen[-1]]) ** 2).sum(1))
         chosen.append(int(np.argmax(away)))
     return chosen
 
