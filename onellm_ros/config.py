@@ -224,7 +224,7 @@ NANO = ModelConfig(
     encoder=EncoderConfig(width=192, layers=6, heads=6, image_size=112, patch_size=14),
     tokenizer=TokenizerConfig(
         image_fit='squash', video_frames=4, video_positions=True, depth_encoding='metric',
-        points=2048, point_centres=64, point_neighbours=16, point_grouping_channel=0,
+        points=2048, point_centres=128, point_neighbours=16, point_grouping_channel=0,
         point_frame='metric', audio_frames=256, audio_stride=16, imu_kernel=10, imu_stride=10,
         imu_standardise=True, fmri_voxels=256),
     upm=UpmConfig(experts=3, layers=2, heads=6, modality_tokens=16, multiple_of=32),
