@@ -46,7 +46,7 @@ from onellm_ros.training.experts import copied_experts
 from onellm_ros.training.shards import Shards
 
 SMALL = Budget(worlds=24, held_out=8, image_steps=8, steps=8, batch=4, questions=2, eval_batch=4)
-SETTING = {'model': 'm', 'budget': {
+SETTING = {'encoder': 'e', 'llm': 'l', 'budget': {
     'worlds': 24, 'held_out': 8, 'eval_questions': 4, 'image_steps': 8, 'steps': 8, 'batch': 4,
     'answers': 1.0, 'image_answers': 0.0, 'facts': 1.0, 'told': 0.0}}
 

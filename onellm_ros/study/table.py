@@ -183,7 +183,8 @@ def markdown(results: Sequence[Result], setting: Mapping[str, Any],
         body = [['', WORDS[row.arm], str(len(row.seeds)), _plus_minus(row.scores[OVERALL]), '', '',
                  str(row.samples)]]
     out = [
-        f'Model `{setting["model"]}`; {budget["worlds"]} worlds to train on, '
+        f'Encoder {setting["encoder"]}, LLM {setting["llm"]}; {budget["worlds"]} worlds to train '
+        'on, '
         f'{budget["held_out"]} held-out ones with {budget["eval_questions"]} questions to each '
         f'modality; {budget["image_steps"]} steps on images, {budget["steps"]} on all modalities, '
         f'{budget["batch"]} samples each; weights of the losses: answers {budget["answers"]:g} '
