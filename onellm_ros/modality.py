@@ -179,7 +179,6 @@ class ModalitySpec:
             raise ModalityError(f'modality {self.name}: found message {self.message!r} and '
                                 f'conversion {self.conversion!r}, expected both or neither')
 
-
     def converter(self) -> Callable[..., Sample]:
         """Return the function of (message, topic) that ``conversion`` names.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from dataclasses import replace
 import json
 import math
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from onellm_ros import describe
 from onellm_ros import modality as registry
 from onellm_ros.choose import ChoiceSpec, choose
 from onellm_ros.config import PRESETS, ConfigError, ModelConfig, from_mapping, to_mapping
@@ -316,3 +318,39 @@ def test_a_conversion_that_is_not_there(fresh):
     register(spec(message='a/msg/B', conversion='onellm_ros.modality:nothing'))
     with pytest.raises(ModalityError, match='expected module:function'):
         spec_of(Modality('sonar')).converter()
+
+
+def test_a_topic_of_a_registered_modality():
+    messages = pytest.importorskip('sensor_msgs.msg')
+    from onellm_ros.ros.registered_inputs import add_streams, registered
+    streams = {'image': Modality.IMAGE}
+    add_streams(streams, [SCAN, Modality.IMU])
+    assert list(streams.items()) == [('image', Modality.IMAGE), ('scan', SCAN)]
+    (stream, kind, convert), = registered(streams)
+    assert (stream, kind) == ('scan', messages.LaserScan)
+    message = kind(angle_min=-0.5, angle_increment=0.5, range_min=0.1, range_max=5.0,
+                   ranges=[1.0, math.inf, 9.0])
+    np.testing.assert_allclose(convert(message, topic='/scan').data, [
+        [-0.5, 1.0], [0.0, math.inf], [0.5, math.nan]])
+
+
+def test_files_of_further_modalities_are_described(tmp_path):
+    path = tmp_path / 'scan.csv'
+    path.write_text('angle,range\n0.1,2.0\n')
+
+    def read(given: str):
+        parser = ArgumentParser()
+        describe.add_arguments(parser)
+        return describe.read_files(parser.parse_args(['--signal', given]))[0]
+
+    assert list(read(f'scan={path}')) == [SCAN]
+    for wrong, text in (('scan', 'expected NAME=FILE'), ('image=a.png', 'of a further modality'),
+                        ('sonar=a', "unknown modality 'sonar'")):
+        with pytest.raises(FileError, match=text):
+            read(wrong)
+
+
+def test_worlds_without_a_modality_are_told():
+    from onellm_ros.evaluation.robot_world import evaluate
+    with pytest.raises(ValueError, match='found the modality scan, which these worlds do not'):
+        evaluate(lambda evidence, questions: [], seed=0, worlds=1, modalities=(SCAN,))

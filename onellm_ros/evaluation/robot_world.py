@@ -174,6 +174,10 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
         raise ValueError(f'found wording {said!r}, expected one of {", ".join(language.SAID)}')
     if worlds < 1 or questions_per_world < 1 or not modalities:
         raise ValueError('expected at least one world, one modality and one question')
+    strangers = [m.value for m in modalities if m not in EVIDENCE]
+    if strangers:
+        raise ValueError(f'found the modality {strangers[0]}, which these worlds do not have; '
+                         f'expected some of {", ".join(EVIDENCE)}')
     learned = GUESSER_WORLDS if guesser_worlds is None else guesser_worlds
     if worlds + learned > _WORLDS_A_SEED:
         raise ValueError(f'{worlds} worlds: at most {_WORLDS_A_SEED - learned} have a seed')
