@@ -34,7 +34,7 @@ from onellm_ros.training.heads import (
 )
 from onellm_ros.training.losses import Losses, answer_loss, block_mask
 from onellm_ros.training.mirror import mirror_signal, mirror_truth
-from onellm_ros.training.recipes import NANO_FIRST
+from onellm_ros.training.recipes import NANO_RECIPE
 from onellm_ros.training.shards import FIRST_KIND, Shards
 from onellm_ros.training.slots import SCENE, SLOT, SceneEmbedding, SlotHead, layout, slot_targets
 from onellm_ros.training.stages import Stage
@@ -281,7 +281,7 @@ def test_shards_hold_what_the_world_gave_and_reopen(prepared):
     assert not list((prepared / 'worlds').glob('.partial-*'))
 
 
-SHORT = tuple(replace(s, steps=6, batch=4, warmup=2, questions=3) for s in NANO_FIRST.stages)
+SHORT = tuple(replace(s, steps=6, batch=4, warmup=2, questions=3) for s in NANO_RECIPE.stages)
 
 
 def test_a_killed_run_goes_on_with_the_same_numbers(prepared, tmp_path):

@@ -45,7 +45,7 @@ def test_everything_a_recipe_may_hold_comes_back(write):
         'all', 'align', (((Modality.IMAGE, Modality.IMU), 0.25), ((Modality.FMRI,), 3.0)),
         ('upm', 'llm'), 7, 'worlds', 12, 3, 2, 0.125, 0.0, 1.5e-7, 1, 0.0, 0.3, (0.8, 0.999), 7.5,
         0.5, 0.25, 2.0, 0.0, 5, (Modality.IMU,), (Modality.FMRI, Modality.IMU), 'released', 9,
-        True)
+        True, ('imu',))
     assert all(getattr(every, f.name) != f.default for f in fields(Stage)
                if f.name not in ('data', 'dense'))              # nothing is left out here
     text = Stage('text', 'align', (((), 1.0),), ('llm',), 0, 'manifest')
@@ -142,15 +142,15 @@ def test_files_that_are_no_recipes(tmp_path, content, text):
 
 
 def test_the_command_shows_presets_and_takes_files(write, capsys, tmp_path):
-    assert main(['train', '--show', '--preset', 'nano_first']) == 0
+    assert main(['train', '--show', '--preset', 'nano']) == 0
     path = write(capsys.readouterr().out)
-    assert load_recipe(path) == RECIPES['nano_first']
-    assert main(['train', '--show', '--preset', str(path), '--until', 'image', '--set',
-                 'image.batch=7']) == 0
+    assert load_recipe(path) == RECIPES['nano']
+    assert main(['train', '--show', '--preset', str(path), '--until', 'stage_1', '--set',
+                 'stage_1.batch=7']) == 0
     found = load_recipe(write(capsys.readouterr().out, 'other.yaml'))
-    assert [s.name for s in found.stages] == ['language', 'encoder', 'image']
-    assert found.stage('image') == replace(RECIPES['nano_first'].stage('image'), batch=7)
-    for name, said in (('nono', 'expected one of nano, nano_first'), ('x.yaml', 'no such file')):
+    assert [s.name for s in found.stages] == ['language', 'encoder', 'stage_1']
+    assert found.stage('stage_1') == replace(RECIPES['nano'].stage('stage_1'), batch=7)
+    for name, said in (('nono', 'expected one of nano, onellm_7b'), ('x.yaml', 'no such file')):
         assert main(['train', '--preset', name]) == 2
         assert said in capsys.readouterr().err
     assert not (tmp_path / 'runs').exists()

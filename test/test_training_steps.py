@@ -55,7 +55,8 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize('stage', [
-    ALIGN, *(replace(ENCODER, sets=sets((m,))) for m in (Modality.IMAGE, Modality.VIDEO, Modality.POINT))],
+    ALIGN, *(replace(ENCODER, sets=sets((m,)))
+             for m in (Modality.IMAGE, Modality.VIDEO, Modality.POINT))],
     ids=['align', 'encoder image', 'encoder video', 'encoder point'])
 def test_parts_of_a_batch_add_up_to_the_whole(prepared, tmp_path, stage):
     whole, sums = gradients(prepared, tmp_path / 'a', stage)

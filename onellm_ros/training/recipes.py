@@ -3,7 +3,7 @@
 ``onellm_7b`` holds the paper's values (arXiv 2312.03700): progressive alignment in three stages
 with encoder and LLM frozen, then instruction tuning of the LLM alone. ``nano`` starts with nothing
 pretrained, so its LLM and its encoder are trained first; the same three stages and the tuning
-follow. ``nano_first`` is the recipe that the shipped nano was trained with.
+follow.
 """
 
 from __future__ import annotations
@@ -105,17 +105,4 @@ NANO_RECIPE = Recipe('nano', PRESETS['nano'], (
     Stage('instruct', 'align', _ASKED, ('llm',), steps=1300, batch=16, questions=4,
           learning_rate=6e-4, warmup=50, experts=3)))
 
-NANO_FIRST = Recipe('nano_first', PRESETS['nano'], (
-    _LANGUAGE,
-    _ENCODER,
-    Stage('image', 'align', evenly(IMG), ('upm',), steps=3500, batch=32, warmup=50, answers=0.0,
-          facts=1.0, told=1.0, experts=1, fresh=(IMG,)),
-    Stage('project', 'align',
-          (((IMG,), 2), ((DEP,), 2), ((PTS,), 2), ((AUD,), 0.8), ((IMU,), 0.8), ((VID,), 2),
-           ((NRM,), 1.2), ((FMR,), 1.2)),
-          ('upm',), steps=2600, batch=32, warmup=50, answers=0.0, facts=1.0, told=1.0,
-          experts=3, copied=STAGE_2 + STAGE_3, fresh=(AUD, IMU, FMR)),
-    Stage('align', 'align', _ASKED, ('upm', 'llm'), steps=3000, batch=16, questions=4,
-          learning_rate=7e-4, warmup=50, facts=0.3, experts=3)))
-
-RECIPES = {r.name: r for r in (NANO_RECIPE, NANO_FIRST, ONELLM_7B)}
+RECIPES = {r.name: r for r in (NANO_RECIPE, ONELLM_7B)}
