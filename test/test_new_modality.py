@@ -190,6 +190,9 @@ def test_the_study_goes_from_worlds_to_figures(tiny_model, tmp_path, monkeypatch
     monkeypatch.setattr(new_modality, 'Trainer', None)      # what is done is not done again
     assert new_modality.run(parser.parse_args(arguments)) == 0
     assert written in capsys.readouterr().out
+    (tmp_path / 'weights.txt').write_text('0123456789ab\n')
+    assert new_modality.run(parser.parse_args(arguments)) == 2
+    assert 'begun with the weights 0123456789ab, found' in capsys.readouterr().err
 
 
 def test_scans_are_made_once(tmp_path, monkeypatch):

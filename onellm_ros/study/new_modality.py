@@ -57,7 +57,7 @@ class Plan:
 
     pairs: tuple[int, ...] = (100, 300, 1000, 3000, 10000)
     seeds: int = 3
-    steps: int = 120
+    steps: int = 200
     batch: int = 16
     held_out: int = 800
     old_worlds: int = 40
@@ -139,7 +139,8 @@ class Study:
                 'runs': runs, 'others': self._others(most)}
 
     def _folder(self, kind: str, pairs: int, seed: int) -> Path:
-        return self.out / 'runs' / f'{kind}-{pairs}-{seed}'
+        size = f'{self.plan.steps}x{self.plan.batch}'
+        return self.out / 'runs' / f'{kind}-{pairs}-{seed}-{size}'
 
     def _one(self, kind: str, pairs: int, seed: int, training: Texts, held_out: Texts
              ) -> dict[str, Any]:
@@ -182,7 +183,7 @@ class Study:
         """Return the accuracy of the eight before and after, and which answers changed."""
         from onellm_ros.model.checkpoint import load_model
 
-        path = self.out / 'others.json'
+        path = self._folder(OWN, most, 0) / f'others-{self.plan.old_worlds}.json'
         if path.is_file():
             return dict(json.loads(path.read_text()))
         before, said = others(self.load(), self.text, 1, self.plan.old_worlds)
@@ -314,9 +315,16 @@ def run(args: argparse.Namespace) -> int:
         print(f'new-modality: error: {error}', file=sys.stderr)
         return 2
     torch.set_num_threads(1)
-    started = time.perf_counter()
+    started, weights = time.perf_counter(), weights_hash(folder)
+    args.out.mkdir(parents=True, exist_ok=True)
+    begun = args.out / 'weights.txt'
+    if begun.is_file() and begun.read_text().strip() != weights:
+        print(f'new-modality: error: {args.out}: begun with the weights '
+              f'{begun.read_text().strip()}, found {weights}; take another --out', file=sys.stderr)
+        return 2
+    begun.write_text(weights + '\n')
     report = Study(plan, lambda: load_model(folder), text, args.out).run()
-    report |= {'model': str(args.model), 'weights': weights_hash(folder),
+    report |= {'model': str(args.model), 'weights': weights,
                'machine': platform.processor() or platform.machine(),
                'minutes': round((time.perf_counter() - started) / 60, 1)}
     (args.out / 'new_modality.json').write_text(json.dumps(report, indent=1) + '\n')
