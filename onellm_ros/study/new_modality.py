@@ -57,7 +57,7 @@ class Plan:
 
     pairs: tuple[int, ...] = (100, 300, 1000, 3000, 10000)
     seeds: int = 3
-    steps: int = 200
+    steps: int = 500
     batch: int = 16
     held_out: int = 800
     old_worlds: int = 40
