@@ -58,7 +58,7 @@ def test_a_run_gives_its_model_and_the_heads_of_the_parts_taken(tmp_path):
     run.run()
     beginning = Beginning(TINY, [Init(tmp_path / 'run', ('encoder', 'tokenizers'))])
     assert beginning.config.llm == TINY.llm             # its language model was not taken
-    assert {name.split('.')[0] for name in beginning.heads} == {'dense', 'pooled', 'cloud'}
+    assert {name.split('.')[0] for name in beginning.heads} == {'dense', 'pooled', 'cloud', 'way'}
     whole = Beginning(TINY, [Init(tmp_path / 'run')])
     assert whole.config == run.config and same(whole.model(whole.config), run.model, 'upm')
     torch.manual_seed(9)
