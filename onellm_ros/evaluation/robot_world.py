@@ -185,11 +185,11 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
 
     hidden = not (sys.stderr.isatty() if progress is None else progress)
     described = min(math.ceil(worlds / 4), 50) if caption_worlds is None else caption_worlds
+    together_before = None if rendered is None else shown_together(rendered)
     truths = list(tqdm(held_out_truths(seed, learned), 'guesser', learned,
                        disable=hidden))
     guessers = _Guessers(truths, modalities, seed, questions_per_world, said)
     by_modality, by_type, by_objects = _Tally(), _Tally(), _Tally()
-    together_before = None if rendered is None else shown_together(rendered)
     matrix: dict[str, _Tally] = defaultdict(_Tally)
     confidences: list[tuple[float, bool]] = []
     captions: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -200,6 +200,7 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
         observation = shown.sample()
         truth = world.truth() if shuffled else observation.truth
         chosen, end_ns = observation.chosen(), observation.stamp_ns
+        known = together_before is None or objects_of(truth) in together_before
         for index, modality in enumerate(modalities):
             evidence = Evidence((modality,), {m: chosen[m] for m in EVIDENCE[modality]},
                                 end_ns)
@@ -214,8 +215,7 @@ def evaluate(answer_fn: AnswerFn, *, seed: int, worlds: int,
                 guessed = guessers.right(question)
                 by_type.add(question.type, right, guessed)
                 if together_before is not None and question.type != 'unknown':
-                    by_objects.add(COMBINATIONS[objects_of(truth) not in together_before], right,
-                                   guessed)
+                    by_objects.add(COMBINATIONS[not known], right, guessed)
                 matrix[modality.value].add(question.type, right, guessed)
                 confidences.append((answer.confidence, right))
                 if on_answer:

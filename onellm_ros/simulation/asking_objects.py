@@ -6,7 +6,7 @@ A family draws the class of its answer first and then what the question is about
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -51,6 +51,13 @@ KIND_RATE: dict[str, float] = dict.fromkeys(KINDS, 0.135) | {
 def pick(options: list[T] | tuple[T, ...], rng: np.random.Generator) -> T:
     """Draw one of the options, each equally likely."""
     return options[int(rng.integers(len(options)))]
+
+
+def yes_or_no(true: str, options: Iterable[str], rng: np.random.Generator) -> tuple[str, str]:
+    """Draw what to ask for, half the time what is true, and the answer."""
+    if rng.random() < 0.5:
+        return true, 'yes'
+    return pick([other for other in options if other != true], rng), 'no'
 
 
 def by_class(pairs: list[tuple[str, T]], rng: np.random.Generator) -> tuple[str, T] | None:
@@ -158,9 +165,8 @@ def colour_is(truth: Truth, modality: Modality, rng: np.random.Generator) -> Dra
     drawn = colour(truth, modality, rng)
     if drawn is None:
         return None
-    yes = rng.random() < 0.5
-    name = drawn.answer if yes else pick([c for c in COLOURS if c != drawn.answer], rng)
-    return Draw('colour', 'colour.is', {**drawn.slots, 'colour': name}, 'yes' if yes else 'no')
+    name, answer = yes_or_no(drawn.answer, COLOURS, rng)
+    return Draw('colour', 'colour.is', {**drawn.slots, 'colour': name}, answer)
 
 
 def _count(family: str, groups: dict[str, list[SeenObject]], slot: str,
@@ -280,10 +286,8 @@ def place_is(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw
     drawn = place(truth, modality, rng)
     if drawn is None:
         return None
-    yes = rng.random() < 0.5
-    side = drawn.answer if yes else pick([p for p in ASKED_PLACES if p != drawn.answer], rng)
-    return Draw('place', 'place.is', {**drawn.slots, 'place': ASKED_PLACES[side]},
-                'yes' if yes else 'no')
+    side, answer = yes_or_no(drawn.answer, ASKED_PLACES, rng)
+    return Draw('place', 'place.is', {**drawn.slots, 'place': ASKED_PLACES[side]}, answer)
 
 
 def near_or_far(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | None:

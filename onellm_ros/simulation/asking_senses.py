@@ -11,7 +11,7 @@ import numpy as np
 from onellm_ros.modality import Modality
 from onellm_ros.simulation import facts as f
 from onellm_ros.simulation import wording as w
-from onellm_ros.simulation.asking_objects import Draw, about_one, pick
+from onellm_ros.simulation.asking_objects import Draw, about_one, pick, yes_or_no
 from onellm_ros.simulation.truth import FLOORS, MOTIONS, SOUNDS, SeenObject, Truth
 
 _ALL = frozenset(MOTIONS)
@@ -40,9 +40,8 @@ def floor(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | 
 
 def floor_is(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | None:
     """Ask whether the floor is of some sort; half the time it is."""
-    yes = rng.random() < 0.5
-    name = truth.floor if yes else pick([n for n in FLOORS if n != truth.floor], rng)
-    return Draw('floor', 'floor.is', {'floor': name}, 'yes' if yes else 'no')
+    name, answer = yes_or_no(truth.floor, FLOORS, rng)
+    return Draw('floor', 'floor.is', {'floor': name}, answer)
 
 
 def clear_way(truth: Truth, modality: Modality, rng: np.random.Generator) -> Draw | None:

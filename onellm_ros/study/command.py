@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 
 STUDIES = {
     'findings': ('onellm_ros.study.findings',
@@ -18,9 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the studies and their options."""
     studies = parser.add_subparsers(dest='study', required=True, metavar='STUDY')
     for name, (module, summary) in STUDIES.items():
-        if importlib.util.find_spec(module) is not None:
-            sub = studies.add_parser(name, help=summary, description=summary)
-            importlib.import_module(module).add_arguments(sub)
+        sub = studies.add_parser(name, help=summary, description=summary)
+        importlib.import_module(module).add_arguments(sub)
 
 
 def run(args: argparse.Namespace) -> int:
