@@ -37,6 +37,7 @@ from onellm_ros.study.features import (
     encode_piece,
     encoder_hash,
     pieces,
+    turns,
 )
 from onellm_ros.study.findings import BEGIN, END, Task, done, put_into, report
 from onellm_ros.study.table import OVERALL, Result, figure, markdown, rows, verdict
@@ -87,11 +88,15 @@ def test_arms_get_as_many_samples():
     for arm in ARMS:
         found = samples(arm, budget)
         assert sum(found.values()) == sum(base.values())
-        assert found == base or not arm.image_first
+        assert found == base or arm.beginning == 'even'
     stages = [part.stage for part in parts(ARMS[1], budget)]
     assert [stage.steps for stage in stages] == [10] * 8
     assert {part.modalities for part in parts(BASE, budget)} == {tuple(Modality)}
-    random = parts(ARMS[2], budget)[0].stage
+    mixed, random = (parts(ARMS[number], budget)[0].stage for number in (2, 3))
+    order = [number for _, (_, number) in zip(range(120), turns([w for _, w in mixed.sets]))]
+    assert [order.count(number) for number in range(8)] == [50] + [10] * 7
+    assert max(order[at:at + 4].count(0) for at in range(116)) < 4      # not all images first
+    assert [number for _, (_, number) in zip(range(16), turns([1.0] * 8))] == [*range(8)] * 2
     assert not random.copied and set(random.fresh) == set(Modality) and random.steps == 120
     assert image_stage(budget).experts == 1
 
@@ -246,7 +251,7 @@ def test_the_table_of_known_runs():
     assert gap.beyond_noise
     assert not table['router-sparse'].differences[OVERALL].beyond_noise
     text = markdown(results, SETTING, {m.value: 0.25 for m in Modality})
-    assert '| beginning | random beginning, as many samples in all | 3 | 0.400 ± 0.110 | ' \
+    assert f'| beginning | {WORDS["random"]} | 3 | 0.400 ± 0.110 | ' \
            '-0.100 [-0.125, -0.075] | yes | 80 |' in text
     assert 'right in 0.250' in text
     said = verdict(list(table.values()))

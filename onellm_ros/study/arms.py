@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from onellm_ros.modality import Modality
 from onellm_ros.training.recipes import evenly
-from onellm_ros.training.stages import Stage
+from onellm_ros.training.stages import Set, Stage
 
 IMAGE_STAGE, STAGE = 'image', 'align'
 # Their features look like nothing that the image's projection knows: its copy would not help.
@@ -28,22 +28,29 @@ class Arm:
 
     :param name: of the arm.
     :param joint: one projection for all modalities; else one for each, trained on it alone.
-    :param image_first: begins as copies of the one expert that images trained; else at random,
-        trained on as many samples in all.
+    :param beginning: ``images``: copies of the one expert that images trained. Else at random,
+        ``mixed``: with the same samples of each modality, those images among the others; or
+        ``even``: with as many samples in all, as many of each modality.
     :param experts: of the projection. :param router: that weighs them.
     """
 
     name: str
     joint: bool = True
-    image_first: bool = True
+    beginning: str = 'images'
     experts: int = 3
     router: str = 'sigmoid'
+
+    @property
+    def image_first(self) -> bool:
+        """Whether it begins with what images taught."""
+        return self.beginning == 'images'
 
 
 BASE = Arm('base')
 ARMS = (BASE,
         replace(BASE, name='separate', joint=False),
-        replace(BASE, name='random', image_first=False),
+        replace(BASE, name='random-mixed', beginning='mixed'),
+        replace(BASE, name='random', beginning='even'),
         replace(BASE, name='experts-1', experts=1),
         replace(BASE, name='experts-5', experts=5),
         replace(BASE, name='router-constant', router='constant'),
@@ -51,13 +58,14 @@ ARMS = (BASE,
         replace(BASE, name='router-softmax', router='softmax'))
 # The comparisons of the paper, each with the base among them, in the order of the tables.
 COMPARISONS = {
-    'training': ('base', 'separate'), 'beginning': ('base', 'random'),
+    'training': ('base', 'separate'), 'beginning': ('base', 'random-mixed', 'random'),
     'experts': ('experts-1', 'base', 'experts-5'),
     'router': ('router-constant', 'router-sparse', 'base', 'router-softmax')}
 WORDS = {
     'base': 'joint, image first, 3 experts, soft router (sigmoid, as released)',
     'separate': 'a projection for each modality alone',
-    'random': 'random beginning, as many samples in all',
+    'random-mixed': 'random beginning, the same samples of each modality, mixed',
+    'random': 'random beginning, as many samples in all, as many of each modality',
     'experts-1': '1 expert', 'experts-5': '5 experts', 'router-constant': 'constant router',
     'router-sparse': 'sparse router', 'router-softmax': 'soft router (softmax)'}
 
@@ -139,9 +147,9 @@ class Part:
     stage: Stage
 
 
-def _stage(budget: Budget, name: str, modalities: Sequence[Modality], steps: int, experts: int,
+def _stage(budget: Budget, name: str, sets: tuple[Set, ...], steps: int, experts: int,
            fresh: Sequence[Modality], copied: Sequence[Modality], answers: float) -> Stage:
-    return Stage(name, 'align', evenly(*modalities), ('upm',), steps=steps, batch=budget.batch,
+    return Stage(name, 'align', sets, ('upm',), steps=steps, batch=budget.batch,
                  questions=budget.questions, unknowns=0.0, captions=0.0,
                  learning_rate=budget.learning_rate, warmup=max(1, steps // 10),
                  answers=answers, facts=budget.facts, told=budget.told, experts=experts,
@@ -151,15 +159,15 @@ def _stage(budget: Budget, name: str, modalities: Sequence[Modality], steps: int
 def image_stage(budget: Budget) -> Stage:
     """Return the stage that all arms but one begin with: images, one expert."""
     only = (Modality.IMAGE,)
-    return _stage(budget, IMAGE_STAGE, only, budget.image_steps, 1, only, (),
+    return _stage(budget, IMAGE_STAGE, evenly(*only), budget.image_steps, 1, only, (),
                   budget.image_answers)
 
 
 def parts(arm: Arm, budget: Budget) -> tuple[Part, ...]:
     """Return the trainings of an arm; each modality gets as many samples in all of them.
 
-    Only a projection with a random beginning gets more, those of the images that the others
-    began with.
+    Only a projection with a random beginning gets more, as many as the images that the others
+    began with: those images (``mixed``), or samples of all modalities (``even``).
     """
     everything = tuple(Modality)
     if not arm.image_first:
@@ -170,9 +178,14 @@ def parts(arm: Arm, budget: Budget) -> tuple[Part, ...]:
         groups, steps = [(m,) for m in everything], budget.steps // len(everything)
     out = []
     for group in groups:
+        sets = evenly(*group)
+        if arm.beginning == 'mixed':
+            each = budget.steps // len(everything)
+            sets = tuple(((m,), each + (budget.image_steps if m is Modality.IMAGE else 0.0))
+                         for m in group)
         fresh = [m for m in group if not arm.image_first or m in UNLIKE_PICTURES]
         copied = [m for m in group if arm.image_first and m is not Modality.IMAGE]
-        out.append(Part(group, _stage(budget, STAGE, group, steps, arm.experts, fresh, copied,
+        out.append(Part(group, _stage(budget, STAGE, sets, steps, arm.experts, fresh, copied,
                                       budget.answers)))
     return tuple(out)
 
@@ -181,8 +194,9 @@ def samples(arm: Arm, budget: Budget) -> dict[Modality, int]:
     """Return how many samples of each modality an arm is trained on, from its beginning."""
     out = dict.fromkeys(Modality, 0)
     for part in parts(arm, budget):
-        for modality in part.modalities:
-            out[modality] += part.stage.steps * budget.batch // len(part.modalities)
+        shares = sum(share for _, share in part.stage.sets)
+        for (modality,), share in part.stage.sets:
+            out[modality] += round(part.stage.steps * budget.batch * share / shares)
     if arm.image_first:
         out[Modality.IMAGE] += budget.image_steps * budget.batch
     return out

@@ -8,7 +8,7 @@ seeds of the worlds. It appears only when it is complete, so that nothing half-d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 import hashlib
 import os
@@ -123,7 +123,7 @@ def encode_piece(piece: Piece, model: OneLLM, precision: str = 'bf16') -> None:
 class FeatureBatches(WorldBatches):
     """Batches of worlds whose inputs are the encoder's features.
 
-    The sets of a stage come in turn, so that each has exactly its share of the steps; ``only`` one
+    The sets of a stage come in turn, each exactly as often as its share of the steps; ``only`` one
     of them gives what ``self`` gives at the steps of that one. Questions are drawn as in
     :class:`WorldBatches`; signals are as rendered.
 
@@ -137,6 +137,9 @@ class FeatureBatches(WorldBatches):
         self.made = made
         self.numbers = [number for piece in made for number in piece.numbers]
         self._arrays: dict[Modality, list[np.ndarray]] = {}
+        shares = [share for _, share in stage.sets]
+        self._turns = turns(shares if not as_rendered else [1.0] * len(shares))
+        self._taken: list[tuple[int, int]] = []
 
     def only(self, present: tuple[Modality, ...]) -> FeatureBatches:
         """Return batches of one of the sets alone."""
@@ -163,7 +166,9 @@ class FeatureBatches(WorldBatches):
 
     def __getitem__(self, index: int) -> Batch:
         """Build the batch ``index``."""
-        turn, number = divmod(index, len(self.stage.sets))
+        while len(self._taken) <= index:
+            self._taken.append(next(self._turns))
+        turn, number = self._taken[index]
         present = self.stage.sets[number][0]
         if self.as_rendered:
             start = turn * self.stage.batch
@@ -189,6 +194,20 @@ class FeatureBatches(WorldBatches):
                 for t, r in zip(truths, rngs, strict=True)]
         batch.text = pack_segments(rows, self.text.pad)
         return counted(batch)
+
+
+def turns(shares: Sequence[float]) -> Iterator[tuple[int, int]]:
+    """Yield which comes next of some that have shares, as evenly as they can come.
+
+    :returns: (how often it came before, its number) each.
+    """
+    credit, came = [0.0] * len(shares), [0] * len(shares)
+    while True:
+        credit = [had + share for had, share in zip(credit, shares, strict=True)]
+        number = max(range(len(shares)), key=lambda at: (credit[at], -at))
+        credit[number] -= sum(shares)
+        yield came[number], number
+        came[number] += 1
 
 
 def _code(present: tuple[Modality, ...]) -> int:
