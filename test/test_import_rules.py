@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     'training': BASE | {'datasets', 'preprocess', 'model', 'inference', 'simulation'},
 }
 # What else lies above those: it may import any of them, but never the command line.
-ABOVE = {'evaluation', 'study', 'replay', 'ros', 'data', 'describe', 'verify', 'cli'}
+ABOVE = {'evaluation', 'study', 'perception', 'replay', 'ros', 'data', 'describe', 'verify', 'cli'}
 # Only ros/ may import these.
 ROS = {
     'rclpy', 'rcl_interfaces', 'lifecycle_msgs', 'sensor_msgs', 'std_msgs', 'std_srvs',
@@ -82,7 +82,8 @@ def violations(part: str, name: str) -> Iterator[str]:
         yield 'nothing imports cli'
     if part not in ABOVE and target not in ALLOWED[part] | {part}:
         yield f'{part} may import {sorted(ALLOWED[part])} of the package, not {target}'
-    if part in {'evaluation', 'replay'} and target == 'ros' and not FIELDS_ONLY.match(rest):
+    if part in {'evaluation', 'perception', 'replay'} and target == 'ros' \
+            and not FIELDS_ONLY.match(rest):
         yield f'{part} must work without ROS'
 
 

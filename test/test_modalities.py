@@ -37,6 +37,9 @@ from onellm_ros.modality import (
 from onellm_ros.model.checkpoint import CheckpointError, load_model, save_model
 from onellm_ros.model.onellm import OneLLM
 from onellm_ros.model.released import released_state
+from onellm_ros.node_config import InputConfig
+from onellm_ros.perception.intake import converter
+from onellm_ros.perception.sources import default_sources
 from onellm_ros.preprocess import NoMeasurementError, PreprocessError, Preprocessor
 from onellm_ros.ros.message_fields import ConversionError
 from onellm_ros.ros.scan_conversions import scan_sample
@@ -322,15 +325,15 @@ def test_a_conversion_that_is_not_there(fresh):
 
 def test_a_topic_of_a_registered_modality():
     messages = pytest.importorskip('sensor_msgs.msg')
-    from onellm_ros.ros.registered_inputs import add_streams, registered
-    streams = {'image': Modality.IMAGE}
-    add_streams(streams, [SCAN, Modality.IMU])
-    assert list(streams.items()) == [('image', Modality.IMAGE), ('scan', SCAN)]
-    (stream, kind, convert), = registered(streams)
-    assert (stream, kind) == ('scan', messages.LaserScan)
+    sources = default_sources(InputConfig(), [Modality.IMAGE, SCAN, Modality.IMU])
+    assert [s.name for s in sources] == ['image', 'imu', 'scan']
+    (topic, kind), = sources[-1].topics
+    assert (topic, kind) == ('scan', 'sensor_msgs/msg/LaserScan')
+    convert = converter(sources[-1], '/scan', kind, InputConfig())
+    kind = messages.LaserScan
     message = kind(angle_min=-0.5, angle_increment=0.5, range_min=0.1, range_max=5.0,
                    ranges=[1.0, math.inf, 9.0])
-    np.testing.assert_allclose(convert(message, topic='/scan').data, [
+    np.testing.assert_allclose(convert(message, 0)[0].data, [
         [-0.5, 1.0], [0.0, math.inf], [0.5, math.nan]])
 
 

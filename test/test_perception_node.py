@@ -417,7 +417,8 @@ def test_awkward_messages_are_named_once_and_the_node_goes_on(
         bench.publish('audio', AudioChunk(header=Header(stamp=stamp(at)), samples=[1]))
         time.sleep(0.05)
     wrong = {'/image': 30, '/depth': 7, '/imu': 7, '/audio': 7}  # best effort: some may be lost
-    bench.until(lambda: all(s.errors >= wrong.get(s.topic, 0) for s in bench.node._inputs.sources))
+    feeds = bench.node._inputs.intake.feeds
+    bench.until(lambda: all(f.errors >= wrong.get(f.topic, 0) for f in feeds))
     assert len(bench.warnings) == 8, bench.warnings
     refused = bench.ask('What?')
     assert refused.error_code == Ask.Response.NO_WINDOW and 'unusable' in refused.error_msg
@@ -433,7 +434,7 @@ def test_awkward_messages_are_named_once_and_the_node_goes_on(
     assert states['perception: depth'].level == DiagnosticStatus.ERROR
     assert states['perception: model'].hardware_id
     assert states['perception: camera_info'].level == DiagnosticStatus.ERROR
-    for source in bench.node._inputs.sources:
+    for source in bench.node._inputs.intake.feeds:
         source.error_s -= 60  # what was wrong a minute ago no longer is
     bench.drive(0.2, BASE_S + 1)
     bench.diagnostics.clear()
@@ -538,7 +539,7 @@ def test_zero_stamps_take_the_time_of_receipt_or_are_refused(
     strict.activate()
     for _ in range(3):
         strict.publish('image', picture(0.0))
-    strict.until(lambda: strict.node._inputs.sources[0].errors == 3)
+    strict.until(lambda: strict.node._inputs.intake.feeds[0].errors == 3)
     assert len([w for w in strict.warnings if 'stamp_policy' in w]) == 1
 
 
@@ -669,7 +670,7 @@ def test_parameters_are_checked(benches: Callable[..., Bench]) -> None:
         result = change(name, value)
         assert not result.successful and result.reason, name
     bench.activate()
-    assert set(node._inputs.synchronizer.stats()) == {'image', 'imu'}
+    assert set(node._inputs.intake.synchronizer.stats()) == {'image', 'imu'}
     assert 'clean it up' in change('model', 'other').reason
     assert change('describe.prompt', 'Where am I?').successful
     bench.drive(1.5, BASE_S)

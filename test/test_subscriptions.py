@@ -20,7 +20,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E
 from sensor_msgs.msg import CameraInfo, Imu  # noqa: E402
 from std_msgs.msg import Int32  # noqa: E402
 
-from onellm_ros.ros.inputs import Inputs, window_spec  # noqa: E402
+from onellm_ros.perception.sources import default_sources, window_spec  # noqa: E402
+from onellm_ros.ros.inputs import Inputs  # noqa: E402
 from onellm_ros.ros.subscriptions import FollowingSubscription, Policy, fitting  # noqa: E402
 
 DEADLINE_S = 30.0
@@ -172,14 +173,16 @@ def test_a_camera_info_sent_before_is_received(bench: Bench, earlier: bool) -> N
     if earlier:
         publish()
     config = NodeConfig()
-    inputs = Inputs(bench.node, config, window_spec(config, ['image', 'imu'], lambda m: 0),
+    sources = default_sources(config.inputs, [Modality.IMAGE, Modality.IMU])
+    inputs = Inputs(bench.node, config, sources, window_spec(config.window, sources, lambda m: 0),
                     lambda window: None, lambda: None)
     bench.ended.append(inputs)
     bench.polls = inputs.poll
     if not earlier:
         bench.spin(0.1)
         publish()
-    bench.until(lambda: inputs._camera == ((8, 12), (10.0, 11.0, 5.5, 3.5)))
+    bench.until(lambda: inputs.intake._cameras == {
+        '/camera_info': ((8, 12), (10.0, 11.0, 5.5, 3.5))})
     found = {h.stream: h.qos for h in inputs.health()}
     assert found['camera_info'] == 'reliable, transient local'
     assert found['imu'] == 'best effort' and Modality.IMU.value in found

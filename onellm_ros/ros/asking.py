@@ -21,11 +21,11 @@ from rclpy.qos import QoSProfile
 from rclpy.task import Future as RosFuture
 
 from onellm_ros.node_config import NodeConfig
+from onellm_ros.perception.questions import AskError, question_of
+from onellm_ros.perception.results import Reply
+from onellm_ros.perception.worker import Worker
 from onellm_ros.ros.message_fields import stamp_ns
 from onellm_ros.ros.outputs import fill_answer
-from onellm_ros.ros.questions import AskError, question_of
-from onellm_ros.ros.results import Reply
-from onellm_ros.ros.worker import Worker
 
 # Of the usual ten requests that are held, those of a burst before would get no answer at all.
 _QOS = QoSProfile(depth=100)

@@ -17,6 +17,8 @@ def message_class(type_name: str) -> Any:
     :raises ImportError: if the package is not installed or has no such message.
     """
     parts = type_name.split('/')
+    if len(parts) not in (2, 3) or not all(parts):
+        raise ImportError(f'found the message type {type_name!r}, expected package/msg/Name')
     module = import_module(f'{parts[0]}.msg')
     found = getattr(module, parts[-1], None)
     if found is None:

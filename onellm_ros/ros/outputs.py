@@ -17,8 +17,9 @@ from std_msgs.msg import Header
 
 from onellm_ros.choose import Report, Selection
 from onellm_ros.modality import Modality
-from onellm_ros.ros.inputs import CAMERA_INFO, Health
-from onellm_ros.ros.results import Described, Reply, WorkerStats
+from onellm_ros.perception.results import Described, Reply, WorkerStats
+from onellm_ros.perception.sources import CAMERA_INFO
+from onellm_ros.ros.inputs import Health
 
 SECOND_NS = 1_000_000_000
 _SAME_CLOCK_S = 3600.0

@@ -30,14 +30,14 @@ from onellm_ros.choose import ChoiceSpec, Selection, choose
 from onellm_ros.config import ConfigError
 from onellm_ros.modality import Modality, in_order, parse_modality
 from onellm_ros.node_config import NodeConfig
+from onellm_ros.perception.questions import AskError
+from onellm_ros.perception.results import Described, EngineLike, model_text
+from onellm_ros.perception.sources import SourceSpec, default_sources, window_spec
+from onellm_ros.perception.worker import Worker
 from onellm_ros.ros import outputs, parameters
 from onellm_ros.ros.asking import Asking
-from onellm_ros.ros.inputs import STREAMS, Inputs, window_spec
+from onellm_ros.ros.inputs import Inputs
 from onellm_ros.ros.once import Once
-from onellm_ros.ros.questions import AskError
-from onellm_ros.ros.registered_inputs import add_streams
-from onellm_ros.ros.results import Described, EngineLike, model_text
-from onellm_ros.ros.worker import Worker
 from onellm_ros.windows import Window
 
 POLL_S = 0.05
@@ -68,6 +68,8 @@ class PerceptionNode(LifecycleNode):
         self._config = NodeConfig()
         self._engine: EngineLike | None = None
         self._choice = ChoiceSpec({})
+        self._sources: tuple[SourceSpec, ...] = ()
+        self._modality_of: dict[str, Modality] = {}
         self._inputs: Inputs | None = None
         self._worker: Worker | None = None
         self._timers_active: list[Any] = []
@@ -107,14 +109,13 @@ class PerceptionNode(LifecycleNode):
             self._config = parameters.read(self)
             self._engine = self._loader(self._config.model, self._config.device)
             modalities = self._allowed(self._engine)
-            add_streams(STREAMS, modalities)
-            shown = [n for n, m in STREAMS.items() if m in modalities or
-                     (m is Modality.IMAGE and Modality.VIDEO in modalities)]
+            self._sources = default_sources(self._config.inputs, modalities)
+            self._modality_of = {s.name: s.modality for s in self._sources}
             self._choice = ChoiceSpec.for_model(
-                self._engine.config.tokenizer, {n: STREAMS[n] for n in shown}, modalities,
+                self._engine.config.tokenizer, self._modality_of, modalities,
                 video_ns=round(self._config.window.video_s * 1e9),
                 merge_points=self._config.window.merge_points)
-            self._spec = window_spec(self._config, shown, self._choice.lookback_ns)
+            self._spec = window_spec(self._config.window, self._sources, self._choice.lookback_ns)
         except (ConfigError, RuntimeError, OSError, ValueError, ImportError) as error:
             self.get_logger().error(f'cannot be configured: {error}')
             self._free()
@@ -147,7 +148,8 @@ class PerceptionNode(LifecycleNode):
                         why_silent=self._why_silent)
         worker.describe, worker.asking = self._config.describe, self._config.ask
         try:
-            self._inputs = Inputs(self, self._config, self._spec, self._on_window, self._on_jump)
+            self._inputs = Inputs(self, self._config, self._sources, self._spec, self._on_window,
+                                  self._on_jump)
         except ConfigError as error:
             self.get_logger().error(f'cannot be activated: {error}')
             return TransitionCallbackReturn.FAILURE
@@ -218,15 +220,15 @@ class PerceptionNode(LifecycleNode):
         if worker is None or inputs is None:
             return
         for name in selection.silent:
-            if STREAMS[name].value in self._config.window.required:
+            if self._modality_of[name].value in self._config.window.required:
                 self._warn(name, 'required, but silent: windows wait for their deadline, and come '
                            f'without it ({inputs.silence(name) or "it has stopped or lags"})')
-        stats = inputs.synchronizer.stats().values()
+        stats = inputs.intake.synchronizer.stats().values()
         self._windows.publish(outputs.window_message(
             selection, self._config.base_frame, self._expected(selection),
             skipped=worker.stats.skipped, late=sum(s.late for s in stats),
             dropped=sum(s.dropped + s.duplicates for s in stats)
-            + sum(s.errors for s in inputs.sources),
+            + sum(f.errors for f in inputs.intake.feeds),
             jumps=self._jumps, now_ns=self.get_clock().now().nanoseconds))
         if selection.samples:
             worker.submit(selection)
@@ -234,7 +236,8 @@ class PerceptionNode(LifecycleNode):
     def _expected(self, selection: Selection) -> list[Modality]:
         """Return the modalities of the inputs that have spoken, and those that must."""
         assert self._inputs is not None
-        spoken = {STREAMS[n] for n, s in self._inputs.synchronizer.stats().items() if s.received}
+        stats = self._inputs.intake.synchronizer.stats()
+        spoken = {self._modality_of[n] for n, s in stats.items() if s.received}
         required = {parse_modality(m) for m in self._config.window.required}
         return in_order(spoken | required)
 
@@ -315,7 +318,7 @@ class PerceptionNode(LifecycleNode):
         name = self.get_fully_qualified_name().strip('/')
         required = {parse_modality(m) for m in self._config.window.required}
         message.status = [
-            outputs.input_status(name, health, STREAMS.get(health.stream) in required,
+            outputs.input_status(name, health, self._modality_of.get(health.stream) in required,
                                  self._config.window.silence_s) for health in inputs.health()]
         device = str(getattr(worker.engine, 'device', self._config.device))
         message.status.append(outputs.engine_status(

@@ -57,7 +57,11 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Described:
-    """A description and how it came about; times are seconds of a steady clock."""
+    """A description and how it came about; times are seconds of a steady clock.
+
+    :param answer: None where the model could see nothing of the window.
+    :param left_out: modalities that gave the model no input, and why.
+    """
 
     selection: Selection
     prompt: str
@@ -68,6 +72,7 @@ class Described:
     encode_s: float
     first_token_s: float
     total_s: float
+    left_out: Mapping[Modality, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,19 +7,19 @@ are never called while the lock is held.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 import threading
 import time
-from typing import Any
 
 from onellm_ros.choose import Selection
 from onellm_ros.modality import Modality
 from onellm_ros.node_config import AskConfig, DescribeConfig
-from onellm_ros.ros.results import (
+from onellm_ros.perception.answering import FAILURES, Answerer
+from onellm_ros.perception.results import (
     Described,
     EngineLike,
     Question,
@@ -28,13 +28,7 @@ from onellm_ros.ros.results import (
     model_text,
 )
 
-_PREFIXES_KEPT = 2
 _JOIN_S = 1.5
-# Whatever a model does to its inputs, the thread lives on and says so.
-_FAILURES = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError,
-             MemoryError, OSError, RuntimeError, TypeError, ValueError)
-# How an engine's errors begin that are about what was asked.
-_CODES = {'question:': 'INVALID_QUESTION', 'choices:': 'INVALID_CHOICES'}
 
 
 class _Cancel(threading.Event):
@@ -46,14 +40,6 @@ class _Cancel(threading.Event):
 
     def is_set(self) -> bool:
         return super().is_set() or time.monotonic() > self.until_s
-
-
-class _AskError(Exception):
-    """A question that cannot be answered: name of the error code, and text."""
-
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 @dataclass(eq=False)
@@ -83,7 +69,7 @@ class Worker:
         self.describe = DescribeConfig()
         self.asking = AskConfig()
         self.stats = WorkerStats()
-        self._modalities = modalities
+        self._answerer = Answerer(engine, modalities)
         self._on_description = on_description
         self._on_trouble = on_trouble
         self._why_silent = why_silent
@@ -92,7 +78,6 @@ class Worker:
         self._slot: Selection | None = None
         self._questions: deque[_Job] = deque()
         self._skipped_since = 0
-        self._prefixes: OrderedDict[Any, tuple[Any, Mapping[Modality, str]]] = OrderedDict()
         self._stopping = False
         self._current = _Cancel()
         self._answering: Future[Reply] | None = None
@@ -218,55 +203,29 @@ class Worker:
 
     def _reply(self, job: _Job) -> Reply:
         """Answer one question or say why not."""
-        question, begin_s = job.question, time.monotonic()
-        known: dict[str, Any] = {'model': self.model, 'queue_s': begin_s - job.asked_s}
-        try:
-            if job.cancel.is_set():
-                raise _AskError(*self._why_cancelled(job))
-            with self._changed:
-                selection = self._window_for(question)
-            if selection is None:
-                raise _AskError('NO_WINDOW', self._no_window(question))
-            known['selection'] = selection
-            prefix, left_out, fresh = self._prefix(selection, question.modalities)
-            known['encode_s'] = time.monotonic() - begin_s if fresh else 0.0
-            self._check_modalities(question, selection, prefix, left_out)
-            known['weights'] = dict(prefix.expert_weights)
-            started_s = time.monotonic()
-            answer = self._generate(prefix, question, job.cancel)
-        except _AskError as error:
-            return Reply(error.code, str(error), total_s=time.monotonic() - job.asked_s, **known)
-        except _FAILURES as error:
-            text = str(error) or type(error).__name__
-            code = next((c for word, c in _CODES.items() if text.startswith(word)), 'MODEL_FAILED')
-            if code == 'MODEL_FAILED':
-                self._failed('answer', f'the model failed to answer: {text}')
-            return Reply(code, text, total_s=time.monotonic() - job.asked_s, **known)
-        known['total_s'] = time.monotonic() - job.asked_s
-        if answer.tokens:
-            known['first_token_s'] = started_s - begin_s + answer.first_token_s
-        if answer.finish_reason == 'cancelled':
+        queue_s = time.monotonic() - job.asked_s
+        with self._changed:
+            selection = self._window_for(job.question)
+        code, text = 'NONE', ''
+        if job.cancel.is_set():
             code, text = self._why_cancelled(job)
-            return Reply(code, text, answer=answer, finish_reason=code.lower(), **known)
-        reason = 'choice' if question.choices else answer.finish_reason
-        return Reply(answer=answer, finish_reason=reason, **known)
+        elif selection is None:
+            code, text = 'NO_WINDOW', self._no_window(job.question)
+        if selection is None or code != 'NONE':
+            return Reply(code, text, model=self.model, queue_s=queue_s,
+                         total_s=time.monotonic() - job.asked_s)
+        reply = self._answerer.answer(selection, job.question, queue_s=queue_s, cancel=job.cancel)
+        if reply.error == 'MODEL_FAILED':
+            self._failed('answer', f'the model failed to answer: {reply.error_msg}')
+        if reply.finish_reason == 'cancelled':
+            code, text = self._why_cancelled(job)
+            return replace(reply, error=code, error_msg=text, finish_reason=code.lower())
+        return reply
 
     def _failed(self, kind: str, text: str) -> None:
         self.stats.failed += 1
         self.stats.failure = text
         self._on_trouble(kind, text)
-
-    def _generate(self, prefix: Any, question: Question, cancel: _Cancel) -> Any:
-        if question.on_delta is None or question.choices:
-            return self.engine.ask(prefix, question.text, choices=question.choices,
-                                   max_tokens=question.max_tokens,
-                                   temperature=question.temperature, cancel=cancel)
-        stream = self.engine.stream(  # type: ignore[attr-defined]
-            prefix, question.text, max_tokens=question.max_tokens,
-            temperature=question.temperature, cancel=cancel)
-        for delta in stream:
-            question.on_delta(delta, stream.tokens)
-        return stream.answer
 
     def _why_cancelled(self, job: _Job) -> tuple[str, str]:
         if self._stopping:
@@ -284,67 +243,29 @@ class Worker:
         why = self._why_silent()
         return f'no window closed within {self.asking.wait_s:g} s' + (f': {why}' if why else '')
 
-    @staticmethod
-    def _check_modalities(question: Question, selection: Selection, prefix: Any,
-                          left_out: Mapping[Modality, str]) -> None:
-        missing = sorted((question.modalities or frozenset()) - set(prefix.modalities))
-        if missing:
-            why = left_out.get(missing[0], f'the window holds '
-                               f'{", ".join(m.value for m in selection.samples)}')
-            raise _AskError('MODALITY_MISSING', f'nothing of {missing[0].value}: {why}')
-        if not prefix.modalities:
-            raise _AskError('MODALITY_MISSING', 'nothing in the window can be used: ' + '; '.join(
-                left_out.values()))
-
-    def _prefix(self, selection: Selection, modalities: frozenset[Modality] | None
-                ) -> tuple[Any, Mapping[Modality, str], bool]:
-        """Return the encoded window, why modalities were left out, and whether it was made now."""
-        key = (selection.end_ns, id(selection), modalities)
-        if key in self._prefixes:
-            self._prefixes.move_to_end(key)
-            return (*self._prefixes[key], False)
-        seen = selection if modalities is None else selection.restricted(
-            modalities | ({Modality.DEPTH} if Modality.NORMAL in modalities else set()))
-        tensors = self.engine.preprocessor.tensors(seen.samples, seen.end_ns, strict=False)
-        allowed = self._modalities if modalities is None else modalities & self._modalities
-        left_out = dict(tensors.left_out)
-        prefix = self.engine.encode({m: t for m, t in tensors.items() if m in allowed})
-        self._prefixes[key] = (prefix, left_out)
-        while len(self._prefixes) > _PREFIXES_KEPT:
-            self._prefixes.popitem(last=False)
-        return prefix, left_out, True
-
     def _describe(self, selection: Selection, skipped: int) -> None:
         """Describe one window; trouble is told and counted, and the thread goes on."""
-        settings, begin_s = self.describe, time.monotonic()
-        prompt = settings.prompt.strip() or self.engine.config.text.describe_prompt
         try:
-            prefix, left_out, _ = self._prefix(selection, None)
-            self.stats.left_out += len(left_out)
-            for modality, why in left_out.items():
-                self._on_trouble(f'left out {modality.value}', why)
-            if not prefix.modalities:
-                self.stats.empty += 1
-                return
-            encode_s = time.monotonic() - begin_s
-            answer = self.engine.ask(prefix, prompt, max_tokens=settings.max_tokens,
-                                     temperature=settings.temperature, cancel=self._current)
-        except _FAILURES as error:
+            found = self._answerer.describe(selection, self.describe, skipped=skipped,
+                                            cancel=self._current)
+        except FAILURES as error:
             self._failed('description', 'the model failed to describe a window: '
                          f'{str(error) or type(error).__name__}')
             return
+        stats = self.stats
+        stats.left_out += len(found.left_out)
+        for modality, why in found.left_out.items():
+            self._on_trouble(f'left out {modality.value}', why)
+        if found.answer is None:
+            stats.empty += 1
+            return
         if self._stopping:
             return
-        total_s = time.monotonic() - begin_s
-        stats = self.stats
         stats.described += 1
         stats.failure = ''
-        stats.encode_s, stats.decode_s = encode_s, total_s - encode_s
-        stats.tokens_per_s = answer.tokens / max(stats.decode_s, 1e-9)
-        first_s = encode_s + answer.first_token_s if answer.tokens else math.nan
+        stats.encode_s, stats.decode_s = found.encode_s, found.total_s - found.encode_s
+        stats.tokens_per_s = found.answer.tokens / max(stats.decode_s, 1e-9)
         try:
-            self._on_description(Described(
-                selection, prompt, answer, dict(prefix.expert_weights), self.model, skipped,
-                encode_s, first_s, total_s))
-        except _FAILURES as error:
+            self._on_description(found)
+        except FAILURES as error:
             self._failed('description', f'a description could not be sent: {error}')

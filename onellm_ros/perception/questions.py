@@ -10,7 +10,7 @@ from typing import Any
 
 from onellm_ros.modality import Modality, parse_modality
 from onellm_ros.node_config import AskConfig
-from onellm_ros.ros.results import Question
+from onellm_ros.perception.results import Question
 
 
 class AskError(ValueError):

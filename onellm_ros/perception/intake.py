@@ -1,0 +1,240 @@
+"""The intake: messages of the sources are converted, stamped and cut into windows.
+
+The node's subscriptions and the messages of a recording take the same way in, so that both make
+the same windows. This module owns what a stamp of zero means, counting and naming what is wrong
+with messages, and which calibration goes with which picture. Messages are read by their fields; no
+ROS is imported. What becomes of windows is the business of its caller; one thread calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+import time
+from typing import Any
+
+from onellm_ros.config import ConfigError
+from onellm_ros.modality import Modality, ModalityError, Sample, spec_of
+from onellm_ros.node_config import InputConfig
+from onellm_ros.perception.sources import SourceSpec
+from onellm_ros.ros.conversions import (
+    AudioDecoder,
+    AudioFormat,
+    ConversionError,
+    ImuMerger,
+    compressed_image_sample,
+    depth_sample,
+    fmri_sample,
+    image_sample,
+    intrinsics,
+    normal_sample,
+    point_sample,
+)
+from onellm_ros.synchronizer import Synchronizer
+from onellm_ros.windows import Event, Window, WindowSpec
+
+# Whatever a malformed message does to a converter besides its own error, its reader lives on.
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
+Converter = Callable[[Any, int], list[Sample]]
+
+
+def converter(source: SourceSpec, topic: str, kind: str, config: InputConfig,
+              merger: ImuMerger | None = None) -> Converter:
+    """Return how the messages of a topic become samples: (message, time of receipt) -> samples.
+
+    :param topic: fully resolved, kept in the samples. :param kind: its message type.
+    :param merger: of the source's IMU topics.
+    :raises ConfigError: for settings, or a registered modality, that cannot be used.
+    """
+    modality = source.modality
+
+    def one(function: Callable[..., Sample]) -> Converter:
+        return lambda message, _: [function(message, topic=topic)]
+
+    if modality is Modality.IMU:
+        joined = merger or ImuMerger()
+        return lambda message, _: joined.add(message, topic)
+    if modality is Modality.AUDIO:
+        try:
+            decoder = AudioDecoder(AudioFormat(config.audio_rate_hz, config.audio_channels,
+                                               config.audio_format))
+        except ConversionError as error:
+            raise ConfigError(f'inputs.audio_*: {error}') from error
+
+        def decoded(message: Any, receive_ns: int) -> list[Sample]:
+            sample = decoder.add(message, receive_ns, topic)
+            return [] if sample is None else [sample]
+        return decoded
+    if modality is Modality.IMAGE and kind.endswith('CompressedImage'):
+        return one(compressed_image_sample)
+    known = {Modality.IMAGE: image_sample, Modality.DEPTH: depth_sample,
+             Modality.NORMAL: normal_sample, Modality.POINT: point_sample,
+             Modality.FMRI: fmri_sample}
+    if modality in known:
+        return one(known[modality])
+    spec = spec_of(modality)
+    try:
+        return one(spec.converter() if spec else image_sample)
+    except ModalityError as error:
+        raise ConfigError(str(error)) from error
+
+
+@dataclass(eq=False)
+class Feed:
+    """One topic of a source: how its messages become samples, and how it does.
+
+    :param topic: fully resolved. :param type: its messages' type.
+    :param errors: messages that could not be used; ``last_error`` says why the last one could not.
+    :param arrival_s: monotonic time of the newest message, ``error_s`` of the newest unusable one.
+    """
+
+    source: SourceSpec
+    topic: str
+    type: str
+    convert: Converter
+    received: int = 0
+    errors: int = 0
+    last_error: str = ''
+    error_s: float = 0.0
+    arrival_s: float = 0.0
+
+
+class Intake:
+    """Takes messages, gives windows; call :meth:`poll` some 20 times a second.
+
+    :param resolve: name of a topic -> its fully resolved name.
+    :param on_window: called with each window that closes.
+    :param on_jump: called when time jumped back.
+    :param on_event: called with what happens to time.
+    :param on_wrong: (topic, text) for a message that cannot be used, each time.
+    :raises ConfigError: for settings that do not fit.
+    """
+
+    def __init__(self, sources: Sequence[SourceSpec], config: InputConfig, spec: WindowSpec, *,
+                 on_window: Callable[[Window], None], on_jump: Callable[[], None],
+                 on_event: Callable[[Event], None], on_wrong: Callable[[str, str], None],
+                 resolve: Callable[[str], str] = lambda name: name) -> None:
+        self.sources = tuple(sources)
+        self.synchronizer = Synchronizer(spec)
+        self._config = config
+        self._on_window, self._on_jump = on_window, on_jump
+        self._on_event, self._on_wrong = on_event, on_wrong
+        self._now_ns = 0
+        self._cameras: dict[str, tuple[tuple[int, int], tuple[float, float, float, float]]] = {}
+        self._mergers = {s.name: ImuMerger() for s in sources if s.modality is Modality.IMU}
+        self._camera_of: dict[str, str] = {}
+        self.feeds: list[Feed] = []
+        self.camera_feeds: list[Feed] = []
+        for source in self.sources:
+            for name, kind in source.topics:
+                topic = resolve(name)
+                self.feeds.append(Feed(source, topic, kind, converter(
+                    source, topic, kind, config, self._mergers.get(source.name))))
+            if source.camera_info:
+                camera = resolve(source.camera_info)
+                self._camera_of[source.name] = camera
+                if camera not in [f.topic for f in self.camera_feeds]:
+                    self.camera_feeds.append(self._camera_feed(source, camera))
+
+    def _camera_feed(self, source: SourceSpec, topic: str) -> Feed:
+        def convert(message: Any, _: int) -> list[Sample]:
+            self._cameras[topic] = ((int(message.height), int(message.width)),
+                                    intrinsics(message))
+            return []
+        return Feed(source, topic, 'sensor_msgs/msg/CameraInfo', convert)
+
+    def restart(self) -> None:
+        """Forget what is held (after a pause)."""
+        self.synchronizer = Synchronizer(self.synchronizer.spec)
+        for merger in self._mergers.values():
+            merger.clear()
+
+    # -- messages -----------------------------------------------------------------------------
+
+    def receive(self, feed: Feed, message: Any, receive_ns: int, now_ns: int) -> None:
+        """Convert a message, hand its samples to the synchronizer and pass windows on.
+
+        :param receive_ns: time of receipt on the clock of the stamps.
+        :param now_ns: the same on a clock that never jumps, for deadlines.
+        """
+        self._now_ns = now_ns
+        feed.received += 1
+        feed.arrival_s = time.monotonic()
+        try:
+            samples = feed.convert(message, receive_ns)
+        except ConversionError as error:
+            self._refuse(feed, str(error))
+            return
+        except _MALFORMED as error:
+            self._refuse(feed, f'malformed message: {type(error).__name__}: {error}')
+            return
+        for sample in samples:
+            stamped = self._stamped(feed, message, sample, receive_ns)
+            if stamped is not None:
+                self._add(feed.source, stamped, now_ns)
+
+    def _add(self, source: SourceSpec, sample: Sample, now_ns: int) -> None:
+        if sample.intrinsics is None and source.name in self._camera_of:
+            found = self._intrinsics_for(source, sample.data.shape[:2])
+            if found is not None:
+                sample = replace(sample, intrinsics=found)
+        restarts = self.synchronizer.restarts
+        windows = self.synchronizer.add(source.name, sample, now_ns)
+        if self.synchronizer.restarts != restarts:
+            self._on_jump()
+        self._deliver(windows)
+
+    def _refuse(self, feed: Feed, text: str) -> None:
+        feed.errors += 1
+        feed.error_s = time.monotonic()
+        feed.last_error = text
+        self._on_wrong(feed.topic, text)
+
+    def _stamped(self, feed: Feed, message: Any, sample: Sample, receive_ns: int
+                 ) -> Sample | None:
+        """Return the sample with a usable stamp, or None if it is refused."""
+        if sample.stamp_ns != 0:
+            return sample
+        if hasattr(message, 'header'):
+            if self._config.stamp_policy == 'refuse':
+                self._refuse(feed, 'found a stamp of zero, expected the time of measurement; '
+                             'mend the driver, or set inputs.stamp_policy to receive')
+                return None
+            self._on_wrong(feed.topic, 'found a stamp of zero, expected the time of measurement; '
+                           'the time of receipt is taken instead')
+        return replace(sample, stamp_ns=receive_ns)
+
+    def _intrinsics_for(self, source: SourceSpec, shape: tuple[int, ...]
+                        ) -> tuple[float, float, float, float] | None:
+        """Return the camera's intrinsics at a picture's size, if it has the same proportions."""
+        camera = self._cameras.get(self._camera_of[source.name])
+        if camera is None:
+            return None
+        (height, width), (fx, fy, cx, cy) = camera
+        if (height, width) == tuple(shape):
+            return fx, fy, cx, cy
+        if not height or not width or abs(shape[0] * width - shape[1] * height) > width + height:
+            return None
+        x, y = shape[1] / width, shape[0] / height
+        return fx * x, fy * y, (cx + 0.5) * x - 0.5, (cy + 0.5) * y - 0.5
+
+    # -- time ---------------------------------------------------------------------------------
+
+    def poll(self, now_ns: int) -> None:
+        """Close windows whose deadline has passed."""
+        self._now_ns = now_ns
+        self._deliver(self.synchronizer.poll(now_ns))
+
+    def flush(self) -> None:
+        """Close what is still open: no message follows (the end of a recording)."""
+        for source in self.sources:
+            if source.name in self._mergers:
+                for sample in self._mergers[source.name].flush():
+                    self._add(source, sample, self._now_ns)
+        self._deliver(self.synchronizer.flush())
+
+    def _deliver(self, windows: Sequence[Window]) -> None:
+        for event in self.synchronizer.take_events():
+            self._on_event(event)
+        for window in windows:
+            self._on_window(window)
