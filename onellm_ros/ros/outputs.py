@@ -28,7 +28,7 @@ ERROR_CODES: Mapping[str, int] = {
     name: getattr(Ask.Response, name) for name in (
         'NONE', 'UNKNOWN', 'NOT_ACTIVE', 'INVALID_QUESTION', 'INVALID_CHOICES', 'INVALID_MODALITY',
         'INVALID_OPTION', 'NO_WINDOW', 'MODALITY_MISSING', 'REJECTED', 'CANCELLED', 'TIMEOUT',
-        'MODEL_FAILED')}
+        'MODEL_FAILED', 'INVALID_SOURCE')}
 
 
 def time_message(stamp_ns: int) -> Time:
