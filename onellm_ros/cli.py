@@ -14,6 +14,7 @@ COMMANDS = {
     'pull': ('onellm_ros.weights.pull_command', 'fetch a model from a hub'),
     'study': ('onellm_ros.study.command', "the paper's findings at the size of nano"),
     'train': ('onellm_ros.training.command', 'train a model, on simulated worlds or on files'),
+    'up': ('onellm_ros.ros.up', 'start the node and what feeds it, without ros2 launch'),
     'verify': ('onellm_ros.verify', 'compare with outputs of the reference implementation')}
 
 

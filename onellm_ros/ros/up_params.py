@@ -1,0 +1,284 @@
+"""Parameter files and arguments of the perception node, checked before anything is started.
+
+The node itself ignores what it has not declared, so a misspelt parameter would go unseen; here it
+is found. ``onellm up`` and the launch files use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import difflib
+from pathlib import Path
+import re
+from typing import Any
+
+from rclpy.context import Context
+from rclpy.exceptions import InvalidNamespaceException, InvalidTopicNameException
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.validate_namespace import validate_namespace
+from rclpy.validate_topic_name import validate_topic_name
+import yaml
+
+from onellm_ros.config import ConfigError
+from onellm_ros.modality import parse_modality
+from onellm_ros.ros.parameters import SETTINGS, config_of
+
+NODE = 'perception'
+# Names of the inputs before remapping; launch arguments carry those without a slash.
+INPUTS = ('image', 'image/compressed', 'depth', 'depth/compressedDepth', 'normal', 'points', 'imu',
+          'audio', 'fmri', 'scan', 'camera_info')
+# Declared beside SETTINGS: by the node, and by rclpy for every node.
+OTHERS = frozenset(('autostart', 'sources', 'extrinsics', 'use_sim_time',
+                    'start_type_description_service'))
+LOG_LEVELS = ('debug', 'info', 'warn', 'error', 'fatal')
+SOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
+    'topic': (), 'modality': (), 'type': (), 'camera_info': (), 'frame': (),
+    'reliability': ('auto', 'best_effort', 'reliable'), 'stamps': ('header', 'receive', 'refuse')}
+EXTRINSIC_KEYS = ('frame', 'xyz', 'rpy')
+_DEVICE = re.compile(r'auto|cpu|cuda(:\d+)?')
+
+
+class UpError(ValueError):
+    """An argument that cannot be; the text says what was found and what was expected."""
+
+
+def sections(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield node name and parameters of each ``ros__parameters`` in a parameter file.
+
+    :raises UpError: for what is no parameter file.
+    """
+    where = '/'.join(path) or 'the top'
+    if not isinstance(tree, Mapping):
+        raise UpError(f'at {where}: found {tree!r:.60}, expected NODE: ros__parameters: NAME: '
+                      'VALUE, where NODE is a name or /**')
+    for key, value in tree.items():
+        if key == 'ros__parameters':
+            if not path or not isinstance(value, Mapping):
+                raise UpError(f'at {where}: found ros__parameters: {value!r:.60}, expected the '
+                              "node's name above and parameters below it")
+            yield '/'.join(path), value
+        else:
+            yield from sections(value, (*path, str(key).strip('/')))
+
+
+def fits(section: str, name: str) -> bool:
+    """Tell whether a section of a parameter file is for a node, as ROS decides it.
+
+    :param section: a name, perhaps with ``*`` (one part) and ``**`` (any number of parts).
+    :param name: fully qualified name of the node, such as ``/robot1/perception``.
+    """
+    pattern = ''.join({'**': r'(?:/[^/]+)*', '*': r'/[^/]+'}.get(part, '/' + re.escape(part))
+                      for part in section.split('/') if part)
+    return re.fullmatch(pattern, name) is not None
+
+
+def flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Return nested parameters by their dotted names."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f'{prefix}{key}'
+        out.update(flat(value, f'{name}.') if isinstance(value, Mapping) else {name: value})
+    return out
+
+
+def node_name(namespace: str, node: str = NODE) -> str:
+    """Return the fully qualified name of a node."""
+    inside = namespace.strip('/')
+    return f'/{inside}/{node}' if inside else f'/{node}'
+
+
+def read_params_file(path: str | Path, namespace: str = '', node: str = NODE) -> dict[str, Any]:
+    """Return what a parameter file gives to the node, by dotted names; values are not judged.
+
+    :raises UpError: if it is not there, is no parameter file or has nothing for the node.
+    """
+    file, name = Path(path).expanduser(), node_name(namespace, node)
+    if not file.is_file():
+        raise UpError(f'params file {str(path)!r}: found no such file; expected a YAML file such '
+                      'as config/onellm.yaml')
+    try:
+        found = list(sections(yaml.safe_load(file.read_text(encoding='utf-8'))))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UpError(f'params file {file}: found no YAML: {" ".join(str(error).split())}'
+                      ) from error
+    except UpError as error:
+        raise UpError(f'params file {file}: {error}') from error
+    out: dict[str, Any] = {}
+    for section, values in found:
+        if fits(section, name):
+            out.update(flat(values))
+    if not any(fits(section, name) for section, _ in found):
+        raise UpError(f'params file {file}: found parameters for '
+                      f'{", ".join(section for section, _ in found) or "no node"}, expected some '
+                      f'for {name}; name the section /** to have it fit every namespace')
+    return out
+
+
+def check_params(values: Mapping[str, Any], also: Collection[str] = ()) -> None:
+    """Judge parameters by their names and values.
+
+    :param also: names that other nodes of the same start know.
+    :raises UpError: for the first one that the node would ignore or refuse.
+    """
+    known = {*SETTINGS, *OTHERS, *also}
+    for name, value in values.items():
+        if isinstance(value, list):
+            _check_list(name, value)
+        group, _, rest = name.partition('.')
+        if group in ('source', 'extrinsic') and rest and name not in known:
+            _check_entry(group, name, value)
+        elif name not in known and group != 'qos_overrides':
+            near = difflib.get_close_matches(name, [*known, *(f'inputs.{k}' for k in known)], 1)
+            raise UpError(f'parameter {name}: the node has none of that name' + (
+                f'; did you mean {near[0]}?' if near else
+                '; config/onellm.yaml lists them all'))
+    for name in ('use_sim_time', 'autostart'):
+        if not isinstance(values.get(name, True), bool):
+            raise UpError(f'parameter {name}: found {values[name]!r}, expected true or false')
+    _check_names(values, 'sources', 'source', ('topic',))
+    _check_names(values, 'extrinsics', 'extrinsic', EXTRINSIC_KEYS)
+    try:
+        config_of({name: value for name, value in values.items() if name in SETTINGS})
+    except ConfigError as error:
+        raise UpError(f'parameter {error}') from error
+
+
+def _check_list(name: str, value: Sequence[Any]) -> None:
+    if not value:
+        raise UpError(f"parameter {name}: found [], which has no type in ROS; write ['']")
+    kinds = {type(item) for item in value}
+    if len(kinds) > 1:
+        raise UpError(f'parameter {name}: found {value}, expected values of one type; write whole '
+                      'numbers as 1.0 beside fractions')
+
+
+def _check_entry(group: str, name: str, value: Any) -> None:
+    """Judge one value of the tables of sources and extrinsics."""
+    entry, _, key = name.partition('.')[2].rpartition('.')
+    keys = list(SOURCE_KEYS) if group == 'source' else list(EXTRINSIC_KEYS)
+    if not entry or key not in keys:
+        raise UpError(f'parameter {name}: found {key!r}, expected {group}.NAME.KEY with one of '
+                      f'{", ".join(keys)} as KEY')
+    if key in ('xyz', 'rpy'):
+        if not (isinstance(value, list) and len(value) == 3
+                and all(isinstance(item, float) for item in value)):
+            raise UpError(f'parameter {name}: found {value!r}, expected three numbers with a '
+                          'decimal point, such as [0.1, 0.0, 1.2]')
+        return
+    if not isinstance(value, str):
+        raise UpError(f'parameter {name}: found {value!r}, expected a text')
+    one_of = SOURCE_KEYS.get(key, ()) if group == 'source' else ()
+    if one_of and value not in one_of:
+        raise UpError(f'parameter {name}: found {value!r}, expected one of {", ".join(one_of)}')
+    if key == 'modality' and value:
+        try:
+            parse_modality(value)
+        except ValueError as error:
+            raise UpError(f'parameter {name}: {error}') from error
+    if key == 'topic' or (key == 'camera_info' and value):
+        check_topic(f'parameter {name}', value)
+
+
+def _check_names(values: Mapping[str, Any], listed: str, group: str, needed: Iterable[str]
+                 ) -> None:
+    """Judge whether a list of names and its table agree."""
+    names = [n for n in values.get(listed, ()) if n] if isinstance(
+        values.get(listed, []), list) else []
+    told = {n.split('.')[1] for n in values if n.startswith(f'{group}.')}
+    for stranger in sorted(told - set(names)):
+        raise UpError(f'parameter {group}.{stranger}: found its settings, but {listed} names only '
+                      f'{names}; add {stranger!r} there or leave it out')
+    for name in names:
+        for key in needed:
+            if not values.get(f'{group}.{name}.{key}'):
+                raise UpError(f'parameter {listed}: found {name!r}, expected '
+                              f'{group}.{name}.{key}, too')
+
+
+def check_topic(what: str, topic: str) -> None:
+    """Judge the name of a topic.
+
+    :raises UpError: if ROS would refuse it.
+    """
+    try:
+        validate_topic_name(topic)
+    except (InvalidTopicNameException, ValueError) as error:
+        raise UpError(f'{what}: found {topic!r}, expected the name of a topic ({_line(error)})'
+                      ) from error
+
+
+def check_namespace(namespace: str) -> None:
+    """Judge a namespace; empty: none.
+
+    :raises UpError: if ROS would refuse it.
+    """
+    if not namespace:
+        return
+    try:
+        validate_namespace(node_name(namespace, '').rstrip('/') or '/')
+    except (InvalidNamespaceException, ValueError) as error:
+        raise UpError(f'namespace: found {namespace!r}, expected a name such as robot1 '
+                      f'({_line(error)})') from error
+
+
+def check_remap(rule: str) -> tuple[str, str]:
+    """Return both sides of a remapping rule ``FROM:=TO``.
+
+    :raises UpError: for what is none.
+    """
+    old, sign, new = rule.partition(':=')
+    if not (old and sign and new):
+        raise UpError(f'remap {rule!r}: expected FROM:=TO, such as '
+                      'image:=/camera/color/image_raw')
+    bare = old.rpartition(':')[2]
+    if bare.startswith('__'):
+        raise UpError(f'remap {rule!r}: found {bare}, expected a topic; the namespace has an '
+                      'argument of its own, and the nodes keep their names')
+    for side in (bare, new):
+        check_topic(f'remap {rule!r}', side)
+    return old, new
+
+
+def check_place(model: str, device: str) -> None:
+    """Judge the names of a model and a device as far as can be told without loading them.
+
+    :raises UpError: for a path without a folder, or no device's name.
+    """
+    is_path = '/' in model and not model.startswith('hub:')
+    if is_path and not Path(model).expanduser().is_dir():
+        raise UpError(f'model: found no folder {model!r}, expected one with config.json and '
+                      'weights, or a name such as nano')
+    if device and not _DEVICE.fullmatch(device):
+        raise UpError(f'device: found {device!r}, expected auto, cpu, cuda or cuda:N')
+
+
+def check_launch(params_file: str, namespace: str, model: str, device: str,
+                 remaps: Iterable[tuple[str, str]]) -> None:
+    """Judge the arguments of a launch file; empty texts are not given.
+
+    :raises UpError: for the first one that cannot be.
+    """
+    check_namespace(namespace)
+    check_place(model, device)
+    for name, topic in remaps:
+        check_topic(name, topic)
+    if params_file:
+        check_params(read_params_file(params_file, namespace))
+
+
+def check_ros_arguments(arguments: Sequence[str]) -> None:
+    """Have ROS itself read the arguments of a node.
+
+    :raises UpError: with its words, if it refuses them.
+    """
+    context = Context()
+    try:
+        context.init(args=list(arguments), initialize_logging=False)
+    except (rclpy_implementation.RCLError, RuntimeError) as error:
+        raise UpError(f'ROS refuses the arguments: {_line(error)}') from error
+    context.shutdown()
+
+
+def _line(error: Exception) -> str:
+    """Return an error's text in one line."""
+    return ' '.join(str(error).split())
