@@ -33,7 +33,7 @@ def imu_svg(samples: Sequence[Sample]) -> str:
     half = HEIGHT // 2
     parts = [f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {2 * WIDTH} {2 * HEIGHT}' "
              f"width='{WIDTH}' height='{HEIGHT}' fill='none' stroke-width='2' "
-             "font-family='sans-serif' font-size='20'>"
+             "font-family='sans-serif' font-size='26'>"
              f"<path fill='#fff' d='M0 0h{2 * WIDTH}v{2 * HEIGHT}H0z'/>"
              f"<path stroke='#c9ced4' d='M0 {2 * half}h{2 * WIDTH}'/>"]
     for first, unit, least in ((0, 'm/s²', 4.0), (3, 'rad/s', 0.5)):
@@ -41,15 +41,15 @@ def imu_svg(samples: Sequence[Sample]) -> str:
         top = 0 if first == 0 else 2 * half
         finite = block[np.isfinite(block)]
         if not finite.size:
-            parts.append(f"<text x='8' y='{top + 26}' fill='#5c6670'>no {unit}</text>")
+            parts.append(f"<text x='8' y='{top + 28}' fill='#5c6670'>no {unit}</text>")
             continue
         low, high = float(finite.min()), float(finite.max())
         room = max((least - (high - low)) / 2, 0.0) + 1e-9
-        scale = (2 * half - 50) / (high - low + 2 * room)
+        scale = (2 * half - 54) / (high - low + 2 * room)
         rows = top + 2 * half - 10 - (block - low + room) * scale
         for axis, colour in enumerate(AXES_COLOURS):
             parts.append(f"<path stroke='{colour}' d='{_line(place, rows[:, axis])}'/>")
-        parts.append(f"<text x='8' y='{top + 26}' fill='#5c6670'>"
+        parts.append(f"<text x='8' y='{top + 28}' fill='#5c6670'>"
                      f'{low:.3g} … {high:.3g} {unit}</text>')
     return ''.join(parts) + '</svg>'
 
