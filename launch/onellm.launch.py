@@ -2,13 +2,30 @@
 Start the perception node of a normal ROS installation and bring it to the state ``active``.
 
 ``ros2 launch onellm_ros onellm.launch.py params_file:=robot.yaml namespace:=robot1``
+``ros2 launch onellm_ros onellm.launch.py image:=/camera/color/image_raw respawn:=true``
+
+The arguments are checked before anything is started, the parameter file too: the node would ignore
+what it does not know.
 """
+
+import sys
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode
+from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterValue
+
+from onellm_ros.ros.up_params import LOG_LEVELS, UpError, check_launch
+
+# Arguments that become parameters of the node: always, and if they are given.
+SWITCHES = ('use_sim_time', 'autostart')
+TEXTS = ('model', 'device')
+# Inputs that an argument of the same name remaps.
+TOPICS = ('image', 'depth', 'normal', 'points', 'imu', 'audio', 'fmri', 'scan', 'camera_info')
+# A topic that ends like this is not of the plain input's type, but of this one's.
+TRANSPORTS = {'image': 'compressed', 'depth': 'compressedDepth'}
+YES_NO = ['true', 'false']
 
 ARGUMENTS = [
     DeclareLaunchArgument('namespace', default_value='', description='Namespace of the node.'),
@@ -16,7 +33,7 @@ ARGUMENTS = [
         'params_file', default_value='',
         description='YAML file with parameters of the node; empty: its defaults.'),
     DeclareLaunchArgument(
-        'use_sim_time', default_value='false', choices=['true', 'false'],
+        'use_sim_time', default_value='false', choices=YES_NO,
         description='Take the time from /clock (simulation, a played bag).'),
     DeclareLaunchArgument(
         'model', default_value='',
@@ -25,12 +42,41 @@ ARGUMENTS = [
         'device', default_value='',
         description='cpu, cuda, cuda:N or auto; empty: what params_file says, or the default.'),
     DeclareLaunchArgument(
-        'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error', 'fatal'],
+        'log_level', default_value='info', choices=list(LOG_LEVELS),
         description='What the node logs.'),
     DeclareLaunchArgument(
-        'autostart', default_value='true', choices=['true', 'false'],
+        'autostart', default_value='true', choices=YES_NO,
         description='Configure and activate the node at once.'),
+    DeclareLaunchArgument(
+        'respawn', default_value='false', choices=YES_NO,
+        description='Start the node again when it ends.'),
+    DeclareLaunchArgument(
+        'respawn_delay', default_value='2.0', description='Seconds until it is started again.'),
+    DeclareLaunchArgument(
+        'enclave', default_value='',
+        description='Path of SROS2 enclaves, such as /onellm: the node takes PATH/perception.'),
+    DeclareLaunchArgument(
+        'debug_picture', default_value='false', choices=YES_NO,
+        description='Start perception_picture, too: an annotated image and a text marker.'),
+    *(DeclareLaunchArgument(
+        name, default_value='',
+        description=f'Topic of the input {name}; empty: not remapped. Sources that params_file '
+                    'names are not affected.') for name in TOPICS),
 ]
+
+
+def remappings(topics):
+    """
+    Return the remapping rules of the topics that are given.
+
+    A compressed topic (``image:=/camera/image_raw/compressed``) goes to the input for it.
+    """
+    rules = []
+    for name, topic in topics.items():
+        if topic:
+            last = topic.rpartition('/')[2]
+            rules.append((f'{name}/{last}' if last == TRANSPORTS.get(name) else name, topic))
+    return rules
 
 
 def start(context):
@@ -38,15 +84,32 @@ def start(context):
     def value(name):
         return LaunchConfiguration(name).perform(context)
 
+    rules = remappings({name: value(name) for name in TOPICS})
+    try:
+        check_launch(value('params_file'), value('namespace'), value('model'), value('device'),
+                     rules)
+        delay_s = float(value('respawn_delay'))
+    except (UpError, ValueError) as error:
+        raise RuntimeError(f'onellm.launch.py: {error}') from error
     parameters = [value('params_file')] if value('params_file') else []
-    parameters += [{name: value(name) == 'true'} for name in ('use_sim_time', 'autostart')]
-    parameters += [
-        {name: ParameterValue(value(name), value_type=str)}
-        for name in ('model', 'device') if value(name)]
-    return [LifecycleNode(
-        package='onellm_ros', executable='perception', name='perception',
-        namespace=value('namespace'), output='screen', parameters=parameters,
-        arguments=['--ros-args', '--log-level', value('log_level')])]
+    parameters += [{name: value(name) == 'true'} for name in SWITCHES]
+    parameters += [{name: ParameterValue(value(name), value_type=str)}
+                   for name in TEXTS if value(name)]
+
+    def common(name):
+        words = ['--log-level', value('log_level')]
+        if value('enclave'):
+            words += ['--enclave', f'{value("enclave").rstrip("/")}/{name}']
+        return {'name': name, 'namespace': value('namespace'), 'output': 'screen',
+                'parameters': parameters, 'remappings': rules, 'ros_arguments': words,
+                'respawn': value('respawn') == 'true', 'respawn_delay': delay_s}
+
+    nodes = [LifecycleNode(package='onellm_ros', executable='perception', **common('perception'))]
+    if value('debug_picture') == 'true':
+        nodes.append(Node(
+            executable=sys.executable, arguments=['-m', 'onellm_ros.ros.picture_node'],
+            **common('perception_picture')))
+    return nodes
 
 
 def generate_launch_description():
