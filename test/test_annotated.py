@@ -186,6 +186,11 @@ def test_traces_show_the_last_seconds_only() -> None:
     assert float(accelerometer.high) < 12 and float(gyroscope.high) < 1
     wide, _ = traces_of({Modality.IMU: shaken}, 30.0)
     assert float(wide.high) > 80
+    broken = [Sample(t * S // 10, np.array([0, 0, 9.8, 0, 0, 0])) for t in (0, 1, 2, 28, 29, 30)]
+    picture = np.zeros((41, 301, 3), np.uint8)
+    traces_of({Modality.IMU: broken}, 3.0)[0].draw(picture)
+    drawn = (picture.max(axis=2) > 80).any(axis=0)
+    assert drawn[2:18].all() and drawn[282:298].all() and not drawn[30:270].any()
     quiet = [Sample(0, np.zeros(16000, np.float32), rate_hz=16000.0, topic='/left')]
     loud = [Sample(S, np.full(8000, 0.5, np.float32), rate_hz=16000.0, topic='/left')]
     trace, = traces_of({Modality.AUDIO: quiet + loud}, 3.0)

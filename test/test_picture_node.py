@@ -24,7 +24,7 @@ from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import QoSProfile, qos_profile_sensor_data  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
-from sensor_msgs.msg import CompressedImage, Image, Imu, PointCloud2  # noqa: E402
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu, PointCloud2  # noqa: E402
 from visualization_msgs.msg import Marker, MarkerArray  # noqa: E402
 
 from onellm_ros.config import ConfigError  # noqa: E402
@@ -33,6 +33,7 @@ from onellm_ros.ros import picture_node, picture_words  # noqa: E402
 from onellm_ros.ros.conversions import AudioFormat, stamp_ns  # noqa: E402
 from onellm_ros.ros.picture_inputs import PictureInputs, Trace  # noqa: E402
 from onellm_ros.ros.picture_node import PictureNode  # noqa: E402
+from onellm_ros.ros.picture_normals import normals_of  # noqa: E402
 
 S = 1_000_000_000
 BASE = 1_700_000_000 * S
@@ -122,7 +123,8 @@ class Bench:
 
 
 def modality_report(name: str, count: int = 1, topics: tuple[str, ...] = ()) -> ModalityReport:
-    return ModalityReport(modality=name, topics=list(topics or ((REPORTED.get(name, ''),) * bool(count))),
+    topics = topics or ((REPORTED.get(name, ''),) * bool(count))
+    return ModalityReport(modality=name, topics=list(topics),
                           count=count, age_s=0.0 if count else math.nan)
 
 
@@ -195,6 +197,11 @@ def test_it_listens_and_draws_only_while_someone_looks(bench: Bench) -> None:
     assert 0.1 < reds(picture) / (960 * 540) < 0.7, 'camera and more than the camera'
     assert not bench.warnings
 
+    info = bench.robot.create_publisher(CameraInfo, '/front/camera_info', 1)
+    bench.until(info.get_subscription_count)
+    bench.until(lambda: Modality.NORMAL in bench.heard(), lambda: info.publish(
+        out.camera_info_message(BASE, 'camera_optical_frame', (160, 120), (90., 90., 80., 60.))))
+
     bench.sense(colour=(0, 0, 255))              # refreshed between windows
     bench.until(lambda: not reds(bench.pictures[-1]))
     assert stamp_ns(bench.pictures[-1]) == BASE
@@ -202,8 +209,8 @@ def test_it_listens_and_draws_only_while_someone_looks(bench: Bench) -> None:
     bench.until(lambda: stamp_ns(bench.pictures[-1]) == BASE + S)
 
     bench.leave(looking)
-    bench.until(lambda: not any(p.get_subscription_count() for p in bench.sensors.values()),
-                bench.sense)
+    bench.until(lambda: not any(p.get_subscription_count()
+                                for p in (*bench.sensors.values(), info)), bench.sense)
     drawn = node.drawn
     bench.spin(0.5)
     assert node.drawn == drawn and not node.inputs.topics and not bench.heard()
@@ -427,6 +434,22 @@ def test_topics_that_are_reported_no_more_are_left(monkeypatch: pytest.MonkeyPat
     assert list(inputs._known) == [WHERE['image']]
     inputs.expect([modality_report('image', topics=tuple(f'/camera{i}' for i in range(40)))])
     assert len(inputs._known) == 16 and any('at most' in w for w in warnings)
+
+
+def test_normals_of_depth_look_at_the_camera() -> None:
+    camera = (100.0, 100.0, 79.5, 59.5)
+    wall = normals_of(np.full((120, 160), 2.0, np.float32), camera)
+    assert np.allclose(wall[1:-1, 1:-1], (0, 0, -1), atol=1e-5)
+    v = (np.arange(120) - camera[3])[:, None]
+    with np.errstate(divide='ignore'):
+        floor = np.where(v > 3, 1.5 * camera[1] / v, np.nan) + np.zeros(160)  # 1.5 m below
+    normal = normals_of(floor.astype(np.float32), camera)
+    assert np.isnan(normal[:60]).all() and np.allclose(normal[90:-1, 1:-1], (0, -1, 0), atol=1e-3)
+    step = np.full((120, 160), 2.0, np.float32)
+    step[:, 80:] = 5.0
+    assert np.isnan(normals_of(step, camera)[5, 78:82]).any(), 'an edge is no surface'
+    assert np.isnan(normals_of(np.ones((2, 2), np.float32), camera)).all()
+    assert normals_of(np.ones((1080, 1920), np.float32), camera).shape[0] <= 200
 
 
 def test_ages_count_from_arrival_where_clocks_do_not_agree() -> None:

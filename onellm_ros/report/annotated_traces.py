@@ -16,6 +16,7 @@ from onellm_ros.modality import Modality, Sample
 XYZ = ((230, 96, 104), (92, 200, 130), (104, 156, 255))
 WAVE, LINE = (166, 160, 240), (58, 66, 80)
 _MOST_MICROPHONES = 3
+_GAP_S = 0.5                # a line over a longer gap would show what was not measured
 _SECOND_NS = 1_000_000_000
 
 
@@ -80,11 +81,14 @@ def _xyz(samples: Sequence[Sample], first: int, title: str, unit: str, least: fl
         for axis, colour in enumerate(XYZ):
             y = (high - values[inside, axis]) / (high - low) * (tall - 1)
             good = np.isfinite(y)
-            line = np.stack([x[good], y[good]], axis=1)[::step]
-            if len(line) == 1:
-                line = np.concatenate([line, line + (1.0, 0.0)])
-            cv2.polylines(picture, [np.rint(line * 8).astype(np.int32)], False, colour, 1,
-                          cv2.LINE_AA, shift=3)
+            points = np.rint(np.stack([x[good], y[good]], axis=1) * 8).astype(np.int32)
+            gaps = np.flatnonzero(np.abs(np.diff(back_s[inside][good])) > _GAP_S) + 1
+            for line in np.split(points, gaps):
+                if len(line) == 1:
+                    line = np.concatenate([line, line + np.array([8, 0], np.int32)])
+                if len(line):
+                    cv2.polylines(picture, [np.ascontiguousarray(line[::step])], False, colour, 1,
+                                  cv2.LINE_AA, shift=3)
     return Trace(title, f'{unit}, x red, y green, z blue', f'{high:.2f}', f'{low:.2f}', draw,
                  samples[-1].topic)
 

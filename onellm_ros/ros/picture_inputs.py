@@ -33,6 +33,7 @@ from onellm_ros.ros.conversions import (
     point_sample,
 )
 from onellm_ros.ros.once import Once
+from onellm_ros.ros.picture_normals import DerivedNormals
 from onellm_ros.ros.subscriptions import FollowingSubscription
 
 SECOND_NS = 1_000_000_000
@@ -113,6 +114,7 @@ class Feed:
     type_name: str
     subscription: FollowingSubscription | None = None
     decoder: AudioDecoder | None = None
+    normals: DerivedNormals | None = None
     message: Any = None
     sample: Sample | None = None
     heard_ns: int | None = None
@@ -129,6 +131,7 @@ class PictureInputs:
     def __init__(self, node: Node, audio: AudioFormat, warn: Once, trace_s: float) -> None:
         self._node, self._audio, self._warn, self.trace_s = node, audio, warn, trace_s
         self._known: dict[str, tuple[Modality, float]] = {}
+        self._with_normals: set[str] = set()    # depth topics that normals are made of
         self._reported_s = 0.0
         self._feeds: dict[str, Feed] = {}
         self._merger = ImuMerger()
@@ -166,6 +169,8 @@ class PictureInputs:
                     self._warn(topic, f'not shown: {_MOST_TOPICS} topics are shown at most')
                 elif before is not None and before[0] is Modality.DEPTH:
                     self._known[topic] = (Modality.DEPTH, now_s)
+                    if modality is Modality.NORMAL:
+                        self._with_normals.add(topic)
                 else:
                     self._known[topic] = (modality, now_s)
 
@@ -205,6 +210,10 @@ class PictureInputs:
         for topic, (modality, _) in self._known.items():
             if topic not in self._feeds and not self._is_copy(topic, modality):
                 self._listen(topic, modality)
+        for topic in self._with_normals & self._feeds.keys():
+            feed = self._feeds[topic]
+            if feed.normals is None and feed.modality is Modality.DEPTH:
+                feed.normals = DerivedNormals(self._node, topic, self._warn)
 
     def _is_copy(self, topic: str, modality: Modality) -> bool:
         """Tell whether a topic is the compressed copy of another one that is shown."""
@@ -217,6 +226,9 @@ class PictureInputs:
         if feed.subscription is not None:
             feed.subscription.close()
             feed.subscription = None
+        if feed.normals is not None:
+            feed.normals.close()
+            feed.normals = None
 
     def _listen(self, topic: str, modality: Modality) -> None:
         """Subscribe to a topic if somebody publishes something usable on it."""
@@ -247,6 +259,8 @@ class PictureInputs:
         for feed in list(self._feeds.values()):
             if feed.subscription is not None:
                 feed.subscription.poll()
+            if feed.normals is not None:
+                feed.normals.poll()
 
     # -- messages -----------------------------------------------------------------------------
 
@@ -307,6 +321,7 @@ class PictureInputs:
             if modality is Modality.NORMAL and modality_of_message(
                     feed.type_name, feed.topic, message) is Modality.DEPTH:
                 modality = feed.modality = Modality.DEPTH   # the normals are made of it
+                self._with_normals.add(feed.topic)
                 self._known[feed.topic] = (modality, self._reported_s)
             spec = spec_of(modality)
             convert = _CONVERT[modality] if spec is None else spec.converter()
@@ -331,6 +346,9 @@ class PictureInputs:
             sample = self._looked_at(feed)
             if sample is not None:
                 out.setdefault(feed.modality, []).append(sample)
+                normals = feed.normals.of(sample) if feed.normals is not None else None
+                if normals is not None:
+                    out.setdefault(Modality.NORMAL, []).append(normals)
         if self._imu.held:
             out[Modality.IMU] = list(self._imu.held)
         sounds = [sample for topic in order if topic in self._sounds

@@ -61,7 +61,7 @@ def head_of(text: Description, age_s: float, old: bool) -> str:
     """Return the line above a text: how old, whose, and how long it took."""
     ended = {'stop': '', 'length': ', cut at the token limit'}.get(
         text.finish_reason, f', {text.finish_reason}')
-    return (f'{"OLD: " if old else ""}{age_s:.1f} s after its window   {text.model or "model"}, '
+    return (f'{"OLD: " if old else ""}{age_s:.1f} s ago   {text.model or "model"}, '
             f'{many(text.tokens, "token")} in {text.encode_s + text.total_s:.2f} s{ended}')
 
 
