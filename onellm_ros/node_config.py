@@ -39,7 +39,11 @@ class WindowConfig:
         False, 'Join all clouds of a window that are in one frame, instead of the newest alone.')
     required: tuple[str, ...] = _setting(
         (), 'Inputs (modalities) that a window waits for; empty: every one that has spoken.')
-    kept: int = _setting(8, 'Windows kept for questions about the past.', low=1, high=1000)
+    kept: int = _setting(8, 'Windows kept for questions about the past, at most.',
+                         low=1, high=1000)
+    kept_mb: int = _setting(
+        256, 'Memory of the windows kept, MiB; the oldest go first, the newest always stays.',
+        low=1, high=1_000_000)
 
     def __post_init__(self) -> None:
         """Check what one value alone cannot tell."""
@@ -107,7 +111,8 @@ class NodeConfig:
     model: str = _setting('nano', 'Name or folder of the model.')
     device: str = _setting('auto', 'Where it computes: auto, cpu, cuda or cuda:N.')
     modalities: tuple[str, ...] = _setting(
-        (), 'What the model is shown; empty: all that it knows.')
+        (), 'What the model is shown; empty: all that it knows. While the node is configured, '
+        'those that it was configured with can be restricted.', live=True)
     base_frame: str = _setting('base_link', 'Frame named in the headers of the outputs.')
     diagnostics_period_s: float = _setting(1.0, 'Time between diagnostics, seconds.',
                                            low=0.1, high=3600.0)
@@ -115,3 +120,32 @@ class NodeConfig:
     inputs: InputConfig = field(default_factory=InputConfig)
     describe: DescribeConfig = field(default_factory=DescribeConfig)
     ask: AskConfig = field(default_factory=AskConfig)
+    rate_hz: float = _setting(
+        0.0, 'At most so many descriptions a second; windows between are skipped. 0: no limit.',
+        low=0.0, high=100.0, live=True)
+    min_interval_s: float = _setting(
+        0.0, 'Rest from the end of one description to the start of the next, seconds, so that '
+        'others get the processor.', low=0.0, high=3600.0, live=True)
+    preempt: bool = _setting(
+        True, 'A question ends the description in the making, whose window is then described '
+        'anew, or skipped for a newer one; never two descriptions in a row.', live=True)
+    turns: int = _setting(
+        3, 'Last questions and answers of a conversation that are put before the next question.',
+        low=0, high=100, live=True)
+    conversations: int = _setting(16, 'Conversations remembered; the one unused for longest is '
+                                  'forgotten first.', low=1, high=10000, live=True)
+    conversation_s: float = _setting(
+        600.0, 'A conversation is forgotten when nobody asked in it for so long, seconds.',
+        low=1.0, high=86400.0, live=True)
+    threads: int = _setting(
+        0, 'CPU threads of the model; 0: one for a small model on the CPU, else as torch has it.',
+        low=0, high=1024)
+    memory_mb: int = _setting(
+        0, 'Memory that model and kept windows may take, MiB; computed before anything is '
+        'loaded. 0: what the device has free.', low=0, high=100_000_000)
+    heartbeat_hz: float = _setting(
+        1.0, 'Messages a second on ~/heartbeat, in every state of the node; 0: none.',
+        low=0.0, high=100.0, live=True)
+    stall_s: float = _setting(
+        10.0, 'A token (or encoding a window) that takes longer is a warning in the '
+        'diagnostics, three times as long an error; seconds.', low=0.1, high=3600.0, live=True)

@@ -28,6 +28,7 @@ from onellm_ros.preprocess import Preprocessor
 
 # Below this size one CPU thread is faster than waiting for a second at every small operation.
 _SMALL_PARAMETERS = 100_000_000
+Turns = Sequence[tuple[str, str]]       # (question, answer), oldest first
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,7 @@ class Answer:
     :param choice_probabilities: one a choice, summing to one.
     :param confidence: the choice's probability, or for free text the geometric mean of its
         tokens' probabilities at temperature 1 (0 if no token was generated).
+    :param turns: earlier turns that the model was shown: as many of the newest as fit.
     """
 
     text: str
@@ -70,6 +72,7 @@ class Answer:
     choice_index: int = -1
     choice_probabilities: tuple[float, ...] = ()
     confidence: float = 0.0
+    turns: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,12 +109,13 @@ class AnswerStream(Iterator[str]):
     Attributes: ``tokens`` (generated so far), ``answer`` (set when the iteration has ended).
     """
 
-    def __init__(self, engine: Engine, prefix: Prefix, ids: Sequence[int], sampling: Sampling,
-                 cancel: threading.Event | None) -> None:
+    def __init__(self, engine: Engine, prefix: Prefix, prompt: tuple[Sequence[int], int],
+                 sampling: Sampling, cancel: threading.Event | None) -> None:
         self._engine = engine
         self._sampling = sampling
         self._cancel = cancel
         self._started = time.perf_counter()
+        ids, self._turns = prompt
         self._ids = ids
         self._prefix = prefix
         room = engine.config.llm.max_positions - prefix.positions - len(ids)
@@ -161,7 +165,8 @@ class AnswerStream(Iterator[str]):
             yield rest
         confidence = float(torch.tensor(likelihood / self.tokens).exp()) if self.tokens else 0.0
         self.answer = Answer(out.emitted, self.tokens, reason, first_s,
-                             time.perf_counter() - self._started, confidence=confidence)
+                             time.perf_counter() - self._started, confidence=confidence,
+                             turns=self._turns)
 
 
 class Draw:
@@ -288,44 +293,58 @@ class Engine:
             logits = self.model.llm(self.model.llm.embed(tokens), cache=cache, last_only=True)
         return logits[0, -1, :self.text.size].float()
 
-    def _prompt(self, prefix: Prefix, question: str, more: int = 1) -> list[int]:
-        """Encode a question, checking that it and ``more`` tokens fit behind the prefix."""
+    def _prompt(self, prefix: Prefix, question: str, history: Turns = (), more: int = 1,
+                spare: int = 0) -> tuple[list[int], int]:
+        """Encode a question, checking that it and ``more`` tokens fit behind the prefix.
+
+        :param history: of these the newest are put before it that leave ``spare`` tokens more.
+        :returns: ids, and how many turns of the history they hold.
+        """
         if not question.strip():
             raise EngineError('question: expected text, found none')
-        ids = self.text.encode_prompt(question.strip())
         room = self.config.llm.max_positions - prefix.positions - more
+        for first in range(len(history)):
+            ids = self.text.encode_prompt(question.strip(), history[first:])
+            if len(ids) + spare <= room:
+                return ids, len(history) - first
+        ids = self.text.encode_prompt(question.strip())
         if len(ids) > room:
             raise EngineError(f'question: it takes {len(ids)} tokens, and {max(room, 0)} fit '
                               'behind what was sensed; ask a shorter one')
-        return ids
+        return ids, 0
 
-    def stream(self, prefix: Prefix, question: str, *, max_tokens: int = MAX_TOKENS,
-               temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None,
-               cancel: threading.Event | None = None) -> AnswerStream:
+    def stream(self, prefix: Prefix, question: str, *, history: Turns = (),
+               max_tokens: int = MAX_TOKENS, temperature: float = 0.0, top_p: float = 1.0,
+               seed: int | None = None, cancel: threading.Event | None = None) -> AnswerStream:
         """Answer a question, delta by delta.
 
         The question is checked at once; the work is done while iterating. ``cancel`` ends it
         within one token.
 
+        :param history: earlier (question, answer) turns, oldest first; the oldest are left out
+            where they, the question and ``max_tokens`` do not fit the model's positions.
         :raises EngineError: for an empty or too long question, or sampling that means nothing.
         """
         sampling = Sampling(max_tokens, temperature, top_p, seed)
         sampling.check()
-        return AnswerStream(self, prefix, self._prompt(prefix, question), sampling, cancel)
+        prompt = self._prompt(prefix, question, history, spare=max_tokens - 1)
+        return AnswerStream(self, prefix, prompt, sampling, cancel)
 
-    def ask(self, prefix: Prefix, question: str, *, choices: Sequence[str] = (),
-            max_tokens: int = MAX_TOKENS, temperature: float = 0.0, top_p: float = 1.0,
-            seed: int | None = None, cancel: threading.Event | None = None) -> Answer:
+    def ask(self, prefix: Prefix, question: str, *, history: Turns = (),
+            choices: Sequence[str] = (), max_tokens: int = MAX_TOKENS, temperature: float = 0.0,
+            top_p: float = 1.0, seed: int | None = None,
+            cancel: threading.Event | None = None) -> Answer:
         """Answer a question.
 
+        :param history: as :meth:`stream`.
         :param choices: texts to choose from; empty for a free answer. Each is scored by the mean
             log likelihood of its tokens.
         :raises EngineError: as :meth:`stream`; for empty choices too.
         """
         if choices:
-            return self._choose(prefix, question, choices, cancel)
-        stream = self.stream(prefix, question, max_tokens=max_tokens, temperature=temperature,
-                             top_p=top_p, seed=seed, cancel=cancel)
+            return self._choose(prefix, question, history, choices, cancel)
+        stream = self.stream(prefix, question, history=history, max_tokens=max_tokens,
+                             temperature=temperature, top_p=top_p, seed=seed, cancel=cancel)
         for _ in stream:
             pass
         assert stream.answer is not None
@@ -338,7 +357,7 @@ class Engine:
         return self.ask(prefix, self.config.text.describe_prompt, max_tokens=max_tokens,
                         temperature=temperature, top_p=top_p, seed=seed, cancel=cancel)
 
-    def _choose(self, prefix: Prefix, question: str, choices: Sequence[str],
+    def _choose(self, prefix: Prefix, question: str, history: Turns, choices: Sequence[str],
                 cancel: threading.Event | None) -> Answer:
         """Score choices behind a question and return the likeliest."""
         started = time.perf_counter()
@@ -350,7 +369,7 @@ class Engine:
         if longest >= (room := self.config.llm.max_positions - prefix.positions):
             raise EngineError(f'choices: the longest takes {longest} tokens, and {room} fit '
                               'behind what was sensed; give shorter ones')
-        prompt = self._prompt(prefix, question, longest)
+        prompt, turns = self._prompt(prefix, question, history, longest)
         if cancel is not None and cancel.is_set():
             return Answer('', 0, 'cancelled', 0.0, time.perf_counter() - started)
         cache = prefix.cache.copy(prefix.positions + len(prompt))
@@ -361,7 +380,7 @@ class Engine:
         best = max(range(len(ids)), key=probabilities.__getitem__)
         return Answer(wanted[best], sum(map(len, ids)), 'stop', first_s,
                       time.perf_counter() - started, best, tuple(probabilities),
-                      probabilities[best])
+                      probabilities[best], turns)
 
     @torch.inference_mode()
     def _likelihoods(self, first: Tensor, ids: Sequence[Sequence[int]], cache: KVCache) -> Tensor:

@@ -7,7 +7,8 @@ no thread and no queue: the node calls it through ``worker.py``, a replay direct
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 import math
 import threading
 import time
@@ -19,50 +20,79 @@ from onellm_ros.node_config import DescribeConfig
 from onellm_ros.perception.results import Described, EngineLike, Question, Reply, model_text
 
 _PREFIXES_KEPT = 2
-# Whatever a model does to its inputs, its caller lives on and says so.
-FAILURES = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError,
-            MemoryError, OSError, RuntimeError, TypeError, ValueError)
+# Whatever a model or a library does to its inputs (OpenCV raises bare Exceptions), its caller
+# lives on and says so.
+FAILURES = (Exception,)
 # How an engine's errors begin that are about what was asked.
 _CODES = {'question:': 'INVALID_QUESTION', 'choices:': 'INVALID_CHOICES'}
 
 
-class _Missing(Exception):
-    """The window has nothing of what was asked about."""
+class _Refused(Exception):
+    """The window cannot answer what was asked about; ``code`` is an error code of Ask.srv."""
+
+    def __init__(self, text: str, code: str = 'MODALITY_MISSING') -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@dataclass(frozen=True, eq=False)
+class _Encoded:
+    """An encoded window.
+
+    :param window: as it was given; held, so that its identity stays its own.
+    :param seen: what of it was looked at.
+    :param left_out: modalities that gave the model no input, and why.
+    """
+
+    window: Selection
+    seen: Selection
+    prefix: Any
+    left_out: Mapping[Modality, str]
 
 
 class Answerer:
     """Describes and answers with one engine; not for two threads at once.
 
-    :param modalities: what the model may be shown.
+    :param modalities: what the model may be shown; may be changed at any time.
     """
 
     def __init__(self, engine: EngineLike, modalities: frozenset[Modality]) -> None:
         self.engine = engine
         self.model = model_text(engine)
-        self._modalities = modalities
-        self._prefixes: OrderedDict[Any, tuple[Any, Mapping[Modality, str]]] = OrderedDict()
+        self.modalities = modalities
+        self._prefixes: OrderedDict[Any, _Encoded] = OrderedDict()
 
     def forget(self) -> None:
         """Forget the encoded windows."""
         self._prefixes.clear()
 
-    def _prefix(self, selection: Selection, modalities: frozenset[Modality] | None
-                ) -> tuple[Any, Mapping[Modality, str], bool]:
-        """Return the encoded window, why modalities were left out, and whether it was made now."""
-        key = (selection.end_ns, id(selection), modalities)
+    def _encoded(self, selection: Selection, modalities: frozenset[Modality] | None = None,
+                 sources: tuple[str, ...] = ()) -> tuple[_Encoded, bool]:
+        """Return the encoded window, and whether it was made now.
+
+        :raises _Refused: for sources that are not known.
+        """
+        allowed = self.modalities if modalities is None else modalities & self.modalities
+        key = (id(selection), modalities, allowed, sources)
         if key in self._prefixes:
             self._prefixes.move_to_end(key)
-            return (*self._prefixes[key], False)
-        seen = selection if modalities is None else selection.restricted(
-            modalities | ({Modality.DEPTH} if Modality.NORMAL in modalities else set()))
+            return self._prefixes[key], False
+        seen = selection
+        if sources:
+            try:
+                seen = selection.of_sources(sources)
+            except ValueError as error:
+                raise _Refused(str(error), 'INVALID_SOURCE') from error
+        if modalities is not None:
+            seen = seen.restricted(
+                modalities | ({Modality.DEPTH} if Modality.NORMAL in modalities else set()))
         tensors = self.engine.preprocessor.tensors(seen.samples, seen.end_ns, strict=False)
-        allowed = self._modalities if modalities is None else modalities & self._modalities
-        left_out = dict(tensors.left_out)
         prefix = self.engine.encode({m: t for m, t in tensors.items() if m in allowed})
-        self._prefixes[key] = (prefix, left_out)
+        left_out = {m: why for m, why in tensors.left_out.items() if m in allowed}
+        out = self._prefixes[key] = _Encoded(selection, seen, prefix, left_out)
         while len(self._prefixes) > _PREFIXES_KEPT:
             self._prefixes.popitem(last=False)
-        return prefix, left_out, True
+        return out, True
 
     def describe(self, selection: Selection, settings: DescribeConfig, *, skipped: int = 0,
                  cancel: threading.Event | None = None) -> Described:
@@ -73,7 +103,8 @@ class Answerer:
         """
         begin_s = time.monotonic()
         prompt = settings.prompt.strip() or self.engine.config.text.describe_prompt
-        prefix, left_out, _ = self._prefix(selection, None)
+        found, _ = self._encoded(selection)
+        prefix, left_out = found.prefix, found.left_out
         encode_s = time.monotonic() - begin_s
         if not prefix.modalities:
             return Described(selection, prompt, None, {}, self.model, skipped, encode_s, math.nan,
@@ -84,25 +115,28 @@ class Answerer:
         return Described(selection, prompt, answer, dict(prefix.expert_weights), self.model,
                          skipped, encode_s, first_s, time.monotonic() - begin_s, left_out)
 
-    def answer(self, selection: Selection, question: Question, *, queue_s: float = 0.0,
+    def answer(self, selection: Selection, question: Question, *,
+               history: Sequence[tuple[str, str]] = (), queue_s: float = 0.0,
                cancel: threading.Event | None = None) -> Reply:
         """Answer a question about a window, or say why not.
 
         An answer that was cancelled half-way has ``finish_reason`` ``cancelled``.
 
+        :param history: earlier questions and answers of the same conversation, oldest first.
         :param queue_s: seconds that the question has waited; counted in ``total_s``.
         """
         begin_s = time.monotonic()
         known: dict[str, Any] = {'model': self.model, 'queue_s': queue_s, 'selection': selection}
         try:
-            prefix, left_out, fresh = self._prefix(selection, question.modalities)
+            found, fresh = self._encoded(selection, question.modalities, question.sources)
             known['encode_s'] = time.monotonic() - begin_s if fresh else 0.0
-            _check_modalities(question, selection, prefix, left_out)
-            known['weights'] = dict(prefix.expert_weights)
+            known['selection'] = found.seen
+            self._check(question, found)
+            known['weights'] = dict(found.prefix.expert_weights)
             started_s = time.monotonic()
-            answer = self._generate(prefix, question, cancel)
-        except _Missing as error:
-            return Reply('MODALITY_MISSING', str(error), **known,
+            answer = self._generate(found.prefix, question, history, cancel)
+        except _Refused as error:
+            return Reply(error.code, str(error), **known,
                          total_s=queue_s + time.monotonic() - begin_s)
         except FAILURES as error:
             text = str(error) or type(error).__name__
@@ -115,25 +149,33 @@ class Answerer:
             else answer.finish_reason
         return Reply(answer=answer, finish_reason=reason, **known)
 
-    def _generate(self, prefix: Any, question: Question, cancel: threading.Event | None) -> Any:
+    def _generate(self, prefix: Any, question: Question, history: Sequence[tuple[str, str]],
+                  cancel: threading.Event | None) -> Any:
+        known: dict[str, Any] = {'history': history} if history else {}
+        known |= {'max_tokens': question.max_tokens, 'temperature': question.temperature,
+                  'cancel': cancel}
         if question.on_delta is None or question.choices:
-            return self.engine.ask(prefix, question.text, choices=question.choices,
-                                   max_tokens=question.max_tokens,
-                                   temperature=question.temperature, cancel=cancel)
+            return self.engine.ask(prefix, question.text, choices=question.choices, **known)
         stream = self.engine.stream(  # type: ignore[attr-defined]
-            prefix, question.text, max_tokens=question.max_tokens,
-            temperature=question.temperature, cancel=cancel)
+            prefix, question.text, **known)
         for delta in stream:
             question.on_delta(delta, stream.tokens)
         return stream.answer
 
-
-def _check_modalities(question: Question, selection: Selection, prefix: Any,
-                      left_out: Mapping[Modality, str]) -> None:
-    missing = sorted((question.modalities or frozenset()) - set(prefix.modalities))
-    if missing:
-        why = left_out.get(missing[0], f'the window holds '
-                           f'{", ".join(m.value for m in selection.samples)}')
-        raise _Missing(f'nothing of {missing[0].value}: {why}')
-    if not prefix.modalities:
-        raise _Missing('nothing in the window can be used: ' + '; '.join(left_out.values()))
+    def _check(self, question: Question, found: _Encoded) -> None:
+        """Refuse a question about something that the model was not shown."""
+        prefix, left_out = found.prefix, found.left_out
+        missing = sorted((question.modalities or frozenset()) - set(prefix.modalities))
+        if missing:
+            first = missing[0]
+            if first not in self.modalities:
+                why = 'the model does not know it, or the parameter modalities leaves it out'
+            else:
+                why = left_out.get(first, 'the window holds '
+                                   + (', '.join(m.value for m in found.seen.samples) or 'nothing'))
+            raise _Refused(f'nothing of {first.value}: {why}')
+        if not prefix.modalities:
+            held = ', '.join(question.sources)
+            raise _Refused(f'the window has nothing of the sources {held}' if held and not left_out
+                           else 'nothing in the window can be used: ' + '; '.join(
+                               left_out.values()))

@@ -12,6 +12,8 @@ from onellm_ros.modality import Modality, parse_modality
 from onellm_ros.node_config import AskConfig
 from onellm_ros.perception.results import Question
 
+_LONGEST_NAME = 256
+
 
 class AskError(ValueError):
     """A request that cannot be answered: name of the error code of Ask.srv, and text."""
@@ -38,6 +40,14 @@ def _choices(found: Any) -> tuple[str, ...]:
     return choices
 
 
+def _sources(found: Any) -> tuple[str, ...]:
+    sources = tuple(name.strip() for name in found)
+    if not all(sources) or len(set(sources)) < len(sources):
+        raise AskError('INVALID_SOURCE', f'found sources {list(found)}, expected names of sources '
+                       '(parameter sources), none blank, none twice; or none at all')
+    return sources
+
+
 def question_of(request: Any, at_ns: int, limits: AskConfig) -> Question:
     """Check a request (or an action's goal) and return its question.
 
@@ -53,5 +63,10 @@ def question_of(request: Any, at_ns: int, limits: AskConfig) -> Question:
     if request.max_tokens > limits.max_tokens_limit:
         raise AskError('INVALID_OPTION', f'max_tokens: found {request.max_tokens}, expected at '
                        f'most ask.max_tokens_limit, {limits.max_tokens_limit}')
+    conversation = request.conversation.strip()
+    if len(conversation) > _LONGEST_NAME:
+        raise AskError('INVALID_OPTION', f'conversation: found {len(conversation)} characters, '
+                       f'expected a name of at most {_LONGEST_NAME}')
     return Question(text, _modalities(request.modalities), at_ns, _choices(request.choices),
-                    int(request.max_tokens) or limits.max_tokens, temperature)
+                    int(request.max_tokens) or limits.max_tokens, temperature,
+                    _sources(request.sources), conversation)

@@ -42,6 +42,8 @@ class Question:
     """A question as it was checked.
 
     :param modalities: what may be looked at; None: all that the window has.
+    :param sources: names of the sources to look at; empty: of each modality the first.
+    :param conversation: name of the dialogue that it belongs to; empty: it stands alone.
     :param at_ns: the newest window that ended by then; 0: the newest.
     :param on_delta: called with each piece of text and the count of tokens, by the worker.
     """
@@ -52,6 +54,8 @@ class Question:
     choices: tuple[str, ...] = ()
     max_tokens: int = 64
     temperature: float = 0.0
+    sources: tuple[str, ...] = ()
+    conversation: str = ''
     on_delta: Callable[[str, int], None] | None = None
 
 
@@ -99,19 +103,33 @@ class Reply:
 class WorkerStats:
     """Counts since the worker was made; times are those of the newest description.
 
+    :param interrupted: descriptions that a question ended before their end.
     :param failure: why the newest work failed; empty once a description has succeeded.
+    :param last_error: why any work last failed, at ``last_error_s`` of the monotonic clock.
     :param left_out: modalities of described windows that gave the model no input.
+    :param described_s: when the newest description was ready, on the monotonic clock.
+    :param kept: windows held for questions, ``kept_bytes`` their memory, ``kept_dropped`` those
+        that went for want of memory, ``kept_span_ns`` the ends of the oldest and the newest.
     """
 
     described: int = 0
     skipped: int = 0
+    interrupted: int = 0
     empty: int = 0
     left_out: int = 0
     failed: int = 0
     failure: str = ''
+    last_error: str = ''
+    last_error_s: float = math.nan
     answered: int = 0
     refused: int = 0
     waiting: int = 0
+    conversations: int = 0
     encode_s: float = math.nan
     decode_s: float = math.nan
     tokens_per_s: float = math.nan
+    described_s: float = math.nan
+    kept: int = 0
+    kept_bytes: int = 0
+    kept_dropped: int = 0
+    kept_span_ns: tuple[int, int] | None = None

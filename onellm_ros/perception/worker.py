@@ -1,8 +1,8 @@
 """The thread that computes: the newest window is described, questions go first, nothing queues up.
 
-This module owns the slot for the newest window, the few questions that wait, and the windows kept
-for questions about the past. It imports no ROS: results leave through callbacks and futures, which
-are never called while the lock is held.
+This module owns the slot for the newest window, the few questions that wait, the windows kept for
+questions about the past, and the dialogues. It imports no ROS: results leave through callbacks and
+futures, which are never called while the lock is held. docs/asking.md says what goes before what.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 import math
 import threading
 import time
 
 from onellm_ros.choose import Selection
 from onellm_ros.modality import Modality
-from onellm_ros.node_config import AskConfig, DescribeConfig
+from onellm_ros.node_config import AskConfig, DescribeConfig, WindowConfig
 from onellm_ros.perception.answering import FAILURES, Answerer
+from onellm_ros.perception.dialogue import Dialogues
+from onellm_ros.perception.jobs import Cancel, Job
 from onellm_ros.perception.results import (
     Described,
     EngineLike,
@@ -27,34 +29,20 @@ from onellm_ros.perception.results import (
     WorkerStats,
     model_text,
 )
+from onellm_ros.perception.ring import MIB, Ring
 
 _JOIN_S = 1.5
-
-
-class _Cancel(threading.Event):
-    """Set by hand, or by itself at a time of the monotonic clock."""
-
-    def __init__(self, until_s: float = math.inf) -> None:
-        super().__init__()
-        self.until_s = until_s
-
-    def is_set(self) -> bool:
-        return super().is_set() or time.monotonic() > self.until_s
-
-
-@dataclass(eq=False)
-class _Job:
-    question: Question
-    future: Future[Reply]
-    asked_s: float
-    cancel: _Cancel
+_GRACE_S = 2.0      # a question whose end has come gets its reply by then, even if the model hangs
+_STOPPED = 'CANCELLED', 'the node was deactivated meanwhile'
 
 
 class Worker:
     """One thread around one engine.
 
+    Settings may change while it runs: ``describe``, ``asking``, ``modalities``.
+
     :param modalities: what the model may be shown.
-    :param kept: windows kept for questions.
+    :param kept: windows kept for questions at most, of ``kept_mb`` MiB at most.
     :param on_description: called by the worker's thread with each description.
     :param on_trouble: called by the worker's thread with a kind and a text.
     :param why_silent: returns what is known about the inputs when no window is there.
@@ -63,7 +51,8 @@ class Worker:
     def __init__(self, engine: EngineLike, modalities: frozenset[Modality], *, kept: int,
                  on_description: Callable[[Described], None],
                  on_trouble: Callable[[str, str], None],
-                 why_silent: Callable[[], str] = lambda: '') -> None:
+                 why_silent: Callable[[], str] = lambda: '',
+                 kept_mb: int = WindowConfig.kept_mb) -> None:
         self.engine = engine
         self.model = model_text(engine)
         self.describe = DescribeConfig()
@@ -74,14 +63,29 @@ class Worker:
         self._on_trouble = on_trouble
         self._why_silent = why_silent
         self._changed = threading.Condition()
-        self._windows: deque[Selection] = deque(maxlen=kept)
+        self._ring = Ring(kept, kept_mb * MIB)
+        self._dialogues = Dialogues()
         self._slot: Selection | None = None
-        self._questions: deque[_Job] = deque()
+        self._questions: deque[Job] = deque()
         self._skipped_since = 0
         self._stopping = False
-        self._current = _Cancel()
-        self._answering: Future[Reply] | None = None
+        self._forgotten = False             # what was encoded is from before a jump of time
+        self._current = Cancel()
+        self._answering: Job | None = None
+        self._describing: Selection | None = None
+        self._doing = ''
+        self._spared = False                # the last description was interrupted: not this one
+        self._begun_s = self._ended_s = -math.inf
         self._thread = threading.Thread(target=self._run, name='onellm-worker', daemon=True)
+
+    @property
+    def modalities(self) -> frozenset[Modality]:
+        """What the model may be shown."""
+        return self._answerer.modalities
+
+    @modalities.setter
+    def modalities(self, modalities: frozenset[Modality]) -> None:
+        self._answerer.modalities = modalities
 
     def start(self) -> None:
         """Start the thread."""
@@ -100,9 +104,12 @@ class Worker:
             self._slot = None
             self._changed.notify_all()
         for job in waiting:
-            self._finish(job, Reply('CANCELLED', 'the node was deactivated meanwhile'))
+            self._refuse(job, *_STOPPED)
         if self._thread.is_alive():
             self._thread.join(_JOIN_S)
+        running = self._answering
+        if running is not None:
+            self._refuse(running, *_STOPPED)
         return not self._thread.is_alive()
 
     # -- called by the node's executor --------------------------------------------------------
@@ -110,159 +117,270 @@ class Worker:
     def submit(self, selection: Selection) -> None:
         """Hand over a window that closed; an older one that still waits is skipped."""
         with self._changed:
-            self._windows.append(selection)
+            self._ring.add(selection)
             if self.describe.enabled:
                 if self._slot is not None:
-                    self.stats.skipped += 1
-                    self._skipped_since += 1
+                    self._skip(1)
                 self._slot = selection
             self._changed.notify_all()
 
     def forget(self) -> None:
-        """Forget all windows (time jumped back)."""
+        """Forget all windows and dialogues (time jumped back); a description of one is ended."""
         with self._changed:
-            self._windows.clear()
+            self._ring.clear()
+            self._dialogues.forget()
             self._slot = None
+            self._forgotten = True
+            if self._describing is not None:
+                self._describing = None
+                self._current.set()
+            self._changed.notify_all()
 
     def ask(self, question: Question) -> Future[Reply]:
         """Ask; the future always gets a reply, never an exception."""
         now_s = time.monotonic()
-        job = _Job(question, Future(), now_s, _Cancel(now_s + self.asking.timeout_s))
+        job = Job(question, Cancel(now_s + self.asking.timeout_s), now_s)
         with self._changed:
-            if self._stopping:
-                reply = Reply('NOT_ACTIVE', 'the node is not active')
-            elif len(self._questions) >= self.asking.waiting:
-                reply = Reply('REJECTED', f'{len(self._questions)} questions are waiting already; '
-                              'ask again when one has been answered')
-            else:
+            waiting = len(self._questions)
+            if not self._stopping and waiting < self.asking.waiting:
                 self._questions.append(job)
+                if self._describing is not None and self.describe.preempt and not self._spared:
+                    self._current.set()
                 self._changed.notify_all()
                 return job.future
-        self._finish(job, reply)
+            stopping = self._stopping
+        if stopping:
+            self._refuse(job, 'NOT_ACTIVE', 'the node is not active')
+        else:
+            self._refuse(job, 'REJECTED', f'{waiting} questions are waiting already '
+                         '(ask.waiting); ask again when one has been answered')
         return job.future
 
     def cancel(self, future: Future[Reply]) -> None:
-        """Stop answering the question of ``future`` within a token."""
+        """Stop answering the question of ``future`` within a token; one that waits ends now."""
         with self._changed:
-            for job in self._questions:
-                if job.future is future:
-                    job.cancel.set()
-            if self._answering is future:
-                self._current.set()
-            self._changed.notify_all()
+            job = next((j for j in self._questions if j.future is future), None)
+            if job is not None:
+                self._questions.remove(job)
+            elif self._answering is not None and self._answering.future is future:
+                self._answering.cancel.set()
+        if job is not None:
+            self._refuse(job, 'CANCELLED', 'cancelled by the client')
+
+    def poll(self) -> None:
+        """End questions that have waited too long, whatever the model does; call it often."""
+        now_s = time.monotonic()
+        with self._changed:
+            late = [job for job in self._questions if job.cancel.over]
+            for job in late:
+                self._questions.remove(job)
+            running = self._answering
+            if running is not None and running.cancel.over:
+                running.over_s = min(running.over_s, now_s)
+                if now_s - running.over_s > _GRACE_S:
+                    late.append(running)
+        for job in late:
+            code, text = self._why_cancelled(job)
+            hangs = job is running
+            self._refuse(job, code, text + (f'; the model has not responded for {_GRACE_S:g} s'
+                                            if hangs else ''))
+
+    def busy(self) -> tuple[str, float]:
+        """Return what the thread computes ('' nothing), and since when without a sign of life.
+
+        A sign of life is the start, and each token.
+        """
+        doing = self._doing
+        return doing, time.monotonic() - self._current.looked_s if doing else 0.0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def report(self) -> WorkerStats:
+        """Return the counts as they are now."""
+        stats, ring = self.stats, self._ring
+        with self._changed:
+            stats.waiting, stats.conversations = len(self._questions), len(self._dialogues)
+            stats.kept, stats.kept_bytes = len(ring), ring.bytes
+            stats.kept_dropped, stats.kept_span_ns = ring.dropped, ring.span_ns
+        return stats
 
     # -- the thread ---------------------------------------------------------------------------
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                job = self._next_job()
-                while job is None and self._slot is None and not self._stopping:
-                    self._changed.wait(0.05 if self._questions else 0.5)
-                    job = self._next_job()
-                if self._stopping:
-                    if job is not None:
-                        self._questions.append(job)
-                    break
-                selection, skipped = self._slot, self._skipped_since
-                if job is None:
-                    self._slot, self._skipped_since = None, 0
-                    self._current = _Cancel()
-                else:
-                    self._current = job.cancel
-                    self._answering = job.future
+            job, selection = self._next()
             if job is not None:
                 self._finish(job, self._reply(job))
+                with self._changed:
+                    self._answering, self._doing = None, ''
             elif selection is not None:
-                self._describe(selection, skipped)
-        for job in list(self._questions):
-            self._finish(job, Reply('CANCELLED', 'the node was deactivated meanwhile'))
+                self._describe(selection)
+                self._doing = ''
+            else:
+                return
 
-    def _next_job(self) -> _Job | None:
+    def _next(self) -> tuple[Job | None, Selection | None]:
+        """Wait for a question or a window to work on; neither: the worker was stopped."""
+        with self._changed:
+            while not self._stopping:
+                if self._forgotten:
+                    self._answerer.forget()
+                    self._forgotten = False
+                job = self._next_job()
+                if job is not None:
+                    self._current, self._answering = job.cancel, job
+                    job.cancel.looked_s = time.monotonic()
+                    self._doing = 'answering'
+                    return job, None
+                rest_s = self._rest_s()
+                if self._slot is not None and rest_s <= 0:
+                    self._describing, self._slot = self._slot, None
+                    self._current, self._doing = Cancel(), 'describing'
+                    return None, self._describing
+                wait_s = 0.05 if self._questions else 0.5
+                self._changed.wait(min(wait_s, rest_s) if self._slot is not None else wait_s)
+        return None, None
+
+    def _rest_s(self) -> float:
+        """Return how long the next description has to wait by rate_hz and min_interval_s."""
+        settings = self.describe
+        due_s = self._ended_s + settings.min_interval_s
+        if settings.rate_hz > 0:
+            due_s = max(due_s, self._begun_s + 1 / settings.rate_hz)
+        return due_s - time.monotonic()
+
+    def _next_job(self) -> Job | None:
         """Take the first question that has its window or shall wait no longer (lock held)."""
-        self.stats.waiting = len(self._questions)
         for job in self._questions:
             waited_s = time.monotonic() - job.asked_s
             # windows come in the order of time: one from before those that are kept will not come
-            if (self._windows or job.cancel.is_set()
-                    or waited_s >= self.asking.wait_s):
+            if self._ring or job.cancel.over or waited_s >= self.asking.wait_s:
                 self._questions.remove(job)
                 return job
         return None
 
-    def _window_for(self, question: Question) -> Selection | None:
-        windows = [w for w in self._windows if not question.at_ns or w.end_ns <= question.at_ns]
-        return max(windows, key=lambda w: w.end_ns) if windows else None
+    def _skip(self, count: int) -> None:
+        self.stats.skipped += count
+        self._skipped_since += count
 
-    def _finish(self, job: _Job, reply: Reply) -> None:
+    def _finish(self, job: Job, reply: Reply) -> None:
+        if not job.reply(reply):
+            return
         if reply.error == 'NONE':
             self.stats.answered += 1
         else:
             self.stats.refused += 1
-        job.future.set_result(reply)
 
-    def _reply(self, job: _Job) -> Reply:
+    def _refusal(self, job: Job, code: str, text: str) -> Reply:
+        """Return the reply to a question that the model has not been asked."""
+        waited_s = time.monotonic() - job.asked_s
+        return Reply(code, text, model=self.model, queue_s=waited_s, total_s=waited_s)
+
+    def _refuse(self, job: Job, code: str, text: str) -> None:
+        self._finish(job, self._refusal(job, code, text))
+
+    def _reply(self, job: Job) -> Reply:
         """Answer one question or say why not."""
-        queue_s = time.monotonic() - job.asked_s
+        question, queue_s = job.question, time.monotonic() - job.asked_s
+        if job.cancel.over:
+            return self._refusal(job, *self._why_cancelled(job))
         with self._changed:
-            selection = self._window_for(job.question)
-        code, text = 'NONE', ''
-        if job.cancel.is_set():
-            code, text = self._why_cancelled(job)
-        elif selection is None:
-            code, text = 'NO_WINDOW', self._no_window(job.question)
-        if selection is None or code != 'NONE':
-            return Reply(code, text, model=self.model, queue_s=queue_s,
-                         total_s=time.monotonic() - job.asked_s)
-        reply = self._answerer.answer(selection, job.question, queue_s=queue_s, cancel=job.cancel)
+            selection, span_ns = self._ring.find(question.at_ns), self._ring.span_ns
+        if selection is None:
+            return self._refusal(job, 'NO_WINDOW', self._no_window(question, span_ns))
+        dialogue = self._dialogues.open(question.conversation, self.asking) \
+            if question.conversation else None
+        reply = self._answerer.answer(
+            selection, question, history=dialogue.turns if dialogue else (), queue_s=queue_s,
+            cancel=job.cancel)
         if reply.error == 'MODEL_FAILED':
             self._failed('answer', f'the model failed to answer: {reply.error_msg}')
         if reply.finish_reason == 'cancelled':
             code, text = self._why_cancelled(job)
             return replace(reply, error=code, error_msg=text, finish_reason=code.lower())
+        if dialogue is not None and reply.error == 'NONE' and reply.answer.text:
+            self._dialogues.add(dialogue, question.text, reply.answer.text, self.asking)
         return reply
 
     def _failed(self, kind: str, text: str) -> None:
         self.stats.failed += 1
-        self.stats.failure = text
+        self.stats.failure = self.stats.last_error = text
+        self.stats.last_error_s = time.monotonic()
         self._on_trouble(kind, text)
 
-    def _why_cancelled(self, job: _Job) -> tuple[str, str]:
+    def _why_cancelled(self, job: Job) -> tuple[str, str]:
         if self._stopping:
-            return 'CANCELLED', 'the node was deactivated meanwhile'
+            return _STOPPED
         if time.monotonic() > job.cancel.until_s:
             return 'TIMEOUT', f'not answered within ask.timeout_s of {self.asking.timeout_s} s'
         return 'CANCELLED', 'cancelled by the client'
 
-    def _no_window(self, question: Question) -> str:
-        with self._changed:
-            held = [w.end_ns / 1e9 for w in self._windows]
-        if held:
+    def _no_window(self, question: Question, span_ns: tuple[int, int] | None) -> str:
+        if span_ns is not None:
+            first, last = (end / 1e9 for end in span_ns)
             return (f'no window is kept that ended by {question.at_ns / 1e9:.3f} s; the windows '
-                    f'kept ended from {min(held):.3f} to {max(held):.3f} s')
+                    f'kept ended from {first:.3f} to {last:.3f} s (window.kept, window.kept_mb)')
         why = self._why_silent()
         return f'no window closed within {self.asking.wait_s:g} s' + (f': {why}' if why else '')
 
-    def _describe(self, selection: Selection, skipped: int) -> None:
+    def _describe(self, selection: Selection) -> None:
         """Describe one window; trouble is told and counted, and the thread goes on."""
+        with self._changed:
+            skipped, self._skipped_since = self._skipped_since, 0
+        begun_s = time.monotonic()
         try:
             found = self._answerer.describe(selection, self.describe, skipped=skipped,
                                             cancel=self._current)
         except FAILURES as error:
+            self._begun_s, self._ended_s = begun_s, time.monotonic()
+            with self._changed:
+                self._describing, self._spared = None, False
+                self._skipped_since += skipped
             self._failed('description', 'the model failed to describe a window: '
                          f'{str(error) or type(error).__name__}')
             return
+        if found.answer is not None and found.answer.finish_reason == 'cancelled':
+            self._interrupted(selection, skipped)
+            return
+        self._begun_s, self._ended_s = begun_s, time.monotonic()
+        with self._changed:
+            wanted = self._describing is not None and not self._stopping
+            self._describing, self._spared = None, False
+        if wanted:
+            self._described(found)
+
+    def _interrupted(self, selection: Selection, skipped: int) -> None:
+        """Put a window back whose description was ended, unless there is a newer one."""
+        with self._changed:
+            wanted = self._describing is not None and not self._stopping
+            self._describing = None
+            self._skipped_since += skipped
+            if not wanted:
+                return
+            self.stats.interrupted += 1
+            self._spared = True
+            if self._slot is None and self.describe.enabled:
+                self._slot = selection
+            else:
+                self._skip(1)
+
+    def _described(self, found: Described) -> None:
+        """Count a description and hand it out."""
         stats = self.stats
         stats.left_out += len(found.left_out)
         for modality, why in found.left_out.items():
             self._on_trouble(f'left out {modality.value}', why)
         if found.answer is None:
             stats.empty += 1
-            return
-        if self._stopping:
+            with self._changed:
+                self._skipped_since += found.skipped
             return
         stats.described += 1
         stats.failure = ''
+        stats.described_s = time.monotonic()
         stats.encode_s, stats.decode_s = found.encode_s, found.total_s - found.encode_s
         stats.tokens_per_s = found.answer.tokens / max(stats.decode_s, 1e-9)
         try:
