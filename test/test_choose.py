@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from onellm_ros.choose import ChoiceSpec, Selection, choose
 from onellm_ros.config import NANO, TokenizerConfig
@@ -103,3 +106,70 @@ def test_only_allowed_modalities() -> None:
 def test_an_empty_choice() -> None:
     selection, ages = taken({'lidar2': make([1])})
     assert ages == {} and selection.reports == ()
+
+
+TWO = {'front': Modality.IMAGE, 'rear': Modality.IMAGE, 'low': Modality.POINT,
+       'high': Modality.POINT, 'mic': Modality.AUDIO, 'mic2': Modality.AUDIO}
+
+
+def test_the_first_source_in_rank_that_speaks_is_taken() -> None:
+    spec = ChoiceSpec(TWO, video_frames=4)
+    rear = make([900, 400, 100], topic='/rear')
+    selection, ages = taken({'front': make([700, 300], topic='/front'), 'rear': rear}, spec,
+                            late={'rear': 3})
+    assert ages == {'image': [300], 'video': [700, 300]}
+    image = selection.reports[0]
+    assert (image.topics, image.sources, image.late) == (('/front',), ('front',), 3)
+    # the first one's last picture is older than the window: the second stands in
+    selection, ages = taken({'front': make([1900, 1400]), 'rear': rear}, spec)
+    assert ages == {'image': [100], 'video': [900, 400, 100]}
+    assert selection.reports[0].sources == selection.reports[1].sources == ('rear',)
+    # no picture of the second that is new: no video of it either
+    assert taken({'front': make([200]), 'rear': rear}, spec)[1] == {'image': [200]}
+    # a microphone that fell silent within the reach of the sound is behind one that speaks
+    members = {'mic': make([5000, 4500], seconds=0.5), 'mic2': make([800, 300], seconds=0.5)}
+    assert taken(members, spec)[1] == {'audio': [800, 300]}
+    assert taken({'mic': members['mic']}, spec)[1] == {'audio': [5000, 4500]}
+
+
+def test_a_question_may_name_its_sources() -> None:
+    spec = ChoiceSpec(TWO, video_frames=8, further_frames=3)
+    frames = [1950 - 100 * i for i in range(20)]
+    whole, ages = taken({'front': make(frames), 'rear': make([a + 20 for a in frames if a > 500]),
+                         'mic': make([500], seconds=0.5), 'low': make([60]), 'high': make([40])},
+                        spec, late={'rear': 1, 'front': 2})
+    assert ages['image'] == [50] and len(ages['video']) == 8 and ages['point'] == [60]
+    rear = whole.of_sources(['rear', 'high'])
+    found = {m.value: [(END - s.stamp_ns) / MS for s in f] for m, f in rear.samples.items()}
+    assert found == {'image': [570], 'video': [1970, 1270, 570], 'point': [40]}
+    assert [r.modality.value for r in rear.reports] == list(found)
+    assert rear.reports[0].late == 1 and whole.reports[0].late == 3
+    assert rear.reports[0].max_skew_ns == 520 * MS
+    both = whole.of_sources(['rear', 'front'])
+    assert both.samples[Modality.IMAGE] == whole.samples[Modality.IMAGE]
+    assert whole.of_sources(['mic2']).samples == {}  # known, and silent
+    only = whole.restricted({Modality.POINT}).of_sources(['high', 'rear'])
+    assert list(only.samples) == [Modality.POINT]
+    with pytest.raises(ValueError, match="found 'left', expected some of front, rear, low"):
+        whole.of_sources(['left'])
+    held = {id(s) for o in whole.offers for s in o.samples} - {
+        id(s) for f in whole.samples.values() for s in f}
+    assert len(held) <= 5  # a few samples a source that is not taken
+
+
+def test_clouds_of_several_lidars_are_joined_in_one_frame() -> None:
+    members = {'low': make([800, 100], 'low_link'), 'high': make([750, 50], 'high_link')}
+    merging = ChoiceSpec(TWO, merge_points=True)
+    assert taken(members, merging)[1] == {'point': [800, 100]}  # another frame stays apart
+
+    def place(modality: Modality, sample: Sample) -> Sample:
+        assert modality is Modality.POINT
+        return replace(sample, frame_id='base_link')
+    merging = ChoiceSpec(TWO, merge_points=True, place=place)
+    selection, ages = taken(members, merging, late={'high': 1})
+    assert ages == {'point': [800, 750, 100, 50]}
+    assert selection.reports[0].sources == ('low', 'high') and selection.reports[0].late == 1
+    assert (selection.reports[0].count, END - selection.reports[0].last_ns) == (4, 50 * MS)
+    high = selection.of_sources(['high'])
+    assert [(END - s.stamp_ns) / MS for s in high.samples[Modality.POINT]] == [750, 50]
+    assert all(s.frame_id == 'base_link' for s in high.samples[Modality.POINT])

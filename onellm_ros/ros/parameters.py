@@ -17,12 +17,23 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
     SetParametersResult,
 )
+from rclpy.exceptions import InvalidTopicNameException, ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.validate_topic_name import validate_topic_name
 
 from onellm_ros.config import ConfigError, from_mapping
 from onellm_ros.modality import parse_modality
 from onellm_ros.node_config import NodeConfig
+from onellm_ros.perception.robot_params import (
+    KEYS,
+    LISTS,
+    is_named,
+    names_of,
+    strangers,
+    value_of,
+    with_robot,
+)
 
 _MODALITY_LISTS = ('modalities', 'window.required')
 
@@ -83,6 +94,8 @@ def settings(cls: type = NodeConfig, prefix: str = '') -> Iterator[Setting]:
     hints = get_type_hints(cls)
     for item in fields(cls):
         kind = hints[item.name]
+        if 'text' not in item.metadata and not is_dataclass(kind):
+            continue                # names of an entry, and the entries: perception/robot_params
         if is_dataclass(kind):
             yield from settings(kind, f'{prefix}{item.name}.')  # type: ignore[arg-type]
         else:
@@ -92,6 +105,10 @@ def settings(cls: type = NodeConfig, prefix: str = '') -> Iterator[Setting]:
 
 
 SETTINGS: Mapping[str, Setting] = {s.name: s for s in settings()}
+_ENTRIES: Mapping[str, tuple[Setting, ...]] = {
+    prefix: tuple(settings(cls)) for prefix, cls in LISTS.values()}
+_LIST_TEXTS: Mapping[str, str] = {
+    f.name: f.metadata['names'] for f in fields(NodeConfig) if 'names' in f.metadata}
 
 
 def _descriptor(setting: Setting) -> ParameterDescriptor:
@@ -100,7 +117,8 @@ def _descriptor(setting: Setting) -> ParameterDescriptor:
         text += f' One of {", ".join(setting.one_of)}.'
     if not setting.live:
         text += ' Takes effect when the node is configured.'
-    out = ParameterDescriptor(description=text, dynamic_typing=setting.kind is float)
+    out = ParameterDescriptor(description=text, dynamic_typing=(
+        setting.kind is float or isinstance(setting.default, tuple)))
     if setting.low is not None and setting.high is not None:
         if setting.kind is int:
             out.integer_range = [IntegerRange(
@@ -118,21 +136,63 @@ def declare(node: Node) -> None:
     """
     for setting in SETTINGS.values():
         node.declare_parameter(setting.name, setting.ros_default, _descriptor(setting))
+    for name, text in _LIST_TEXTS.items():
+        node.declare_parameter(name, [''], ParameterDescriptor(
+            description=f'{text} Takes effect when the node is configured.', dynamic_typing=True))
+    declare_robot(node)
+
+    def named(changes: Iterable[Parameter]) -> None:
+        if any(p.name in LISTS for p in changes):
+            declare_robot(node)
+    node.add_post_set_parameters_callback(named)
+
+
+def declare_robot(node: Node) -> None:
+    """Declare ``source.NAME.*`` and ``extrinsic.NAME.*`` of every name that is listed now.
+
+    :raises rclpy.exceptions.ParameterException: for an override of the wrong type.
+    """
+    for list_name, (prefix, _) in LISTS.items():
+        try:
+            names = names_of(list_name, node.get_parameter(list_name).value)
+        except ConfigError:
+            continue                # told when the node is configured
+        for name in names:
+            for setting in _ENTRIES[prefix]:
+                full = f'{prefix}.{name}.{setting.name}'
+                if not node.has_parameter(full):
+                    node.declare_parameter(full, setting.ros_default, _descriptor(setting))
+
+
+def _robot_values(node: Node) -> dict[str, Any]:
+    """Return what the node was told about sources and extrinsics, declared or not."""
+    # Names that nobody declared stand in the overrides alone, for which rclpy has no public way.
+    out = {name: parameter.value
+           for name, parameter in getattr(node, '_parameter_overrides', {}).items()
+           if is_named(name)}
+    for prefix in KEYS:
+        found = node.get_parameters_by_prefix(prefix)
+        out.update({f'{prefix}.{name}': parameter.value for name, parameter in found.items()})
+    out.update({name: node.get_parameter(name).value for name in LISTS})
+    return out
 
 
 def config_of(values: Mapping[str, Any]) -> NodeConfig:
     """Return the settings that dotted names and ROS values give; the others keep their defaults.
 
+    :param values: ``sources``, ``source.NAME.KEY`` and those of extrinsics may be among them.
     :raises ConfigError: for a value that cannot be.
     """
     tree: dict[str, Any] = {}
     for name, found in values.items():
+        if is_named(name):
+            continue
         *path, last = name.split('.')
         branch = tree
         for part in path:
             branch = branch.setdefault(part, {})
         branch[last] = SETTINGS[name].value(found)
-    return from_mapping(NodeConfig, tree)
+    return with_robot(from_mapping(NodeConfig, tree), values)
 
 
 def read(node: Node) -> NodeConfig:
@@ -140,7 +200,30 @@ def read(node: Node) -> NodeConfig:
 
     :raises ConfigError: for a value that cannot be.
     """
-    return config_of({name: node.get_parameter(name).value for name in SETTINGS})
+    try:
+        declare_robot(node)
+    except ParameterException as error:
+        raise ConfigError(str(error)) from error
+    robot = _robot_values(node)
+    config = config_of({**{name: node.get_parameter(name).value for name in SETTINGS}, **robot})
+    for source in config.sources:
+        for key in ('topic', 'camera_info'):
+            _check_topic(f'source.{source.name}.{key}', getattr(source, key))
+    return config
+
+
+def without_effect(node: Node) -> list[str]:
+    """Return in words which parameters of sources and extrinsics no list names."""
+    return strangers(_robot_values(node))
+
+
+def _check_topic(name: str, topic: str) -> None:
+    try:
+        if topic:
+            validate_topic_name(topic)
+    except (InvalidTopicNameException, ValueError) as error:
+        raise ConfigError(f'{name}: found {topic!r}, expected the name of a topic '
+                          f'({" ".join(str(error).split())})') from error
 
 
 def check(node: Node, changes: Iterable[Parameter], configured: bool) -> SetParametersResult:
@@ -148,14 +231,19 @@ def check(node: Node, changes: Iterable[Parameter], configured: bool) -> SetPara
 
     :param configured: the model is loaded: only live parameters can change.
     """
+    changes = list(changes)
     ours = {p.name: p.value for p in changes if p.name in SETTINGS}
-    fixed = [n for n, v in ours.items() if configured and not SETTINGS[n].live
+    robot = {p.name: p.value for p in changes if is_named(p.name)}
+    fixed = [n for n, v in {**ours, **robot}.items()
+             if configured and not (n in SETTINGS and SETTINGS[n].live)
              and node.has_parameter(n) and v != node.get_parameter(n).value]
     if fixed:
         return SetParametersResult(successful=False, reason=(
             f'{fixed[0]} is fixed while the node is configured: deactivate and clean it up, set '
             'the parameter, then configure and activate'))
     try:
+        for name, value in robot.items():  # whether they fit each other shows when configuring
+            names_of(name, value) if name in LISTS else value_of(name, value)
         known = {n: node.get_parameter(n).value for n in SETTINGS if node.has_parameter(n)}
         config_of({**known, **ours} if len(known) == len(SETTINGS) else ours)
     except ConfigError as error:
@@ -168,6 +256,19 @@ def _yaml(value: Any) -> str:
     return json.dumps(value).replace('"', "'")
 
 
+def _robot_yaml() -> list[str]:
+    """Return the lists of sources and extrinsics, with an entry of each as a comment."""
+    out = []
+    for list_name, (prefix, _) in LISTS.items():
+        out += [f'    # {_LIST_TEXTS[list_name]}', f"    {list_name}: ['']",
+                f'    # {prefix}:', '    #   NAME:']
+        for setting in _ENTRIES[prefix]:
+            one_of = f' One of: {", ".join(setting.one_of)}.' if setting.one_of else ''
+            out += [f'    #     # {setting.text}{one_of}',
+                    f'    #     {setting.name}: {_yaml(setting.ros_default)}']
+    return out
+
+
 def yaml_text() -> str:
     """Return the commented parameter file with every default."""
     lines = ['# Parameters of the perception node with their defaults.',
@@ -176,6 +277,8 @@ def yaml_text() -> str:
     group = ''
     for setting in SETTINGS.values():
         *path, last = setting.name.split('.')
+        if path and not group:
+            lines += _robot_yaml()
         if path and path[0] != group:
             group = path[0]
             lines.append(f'    {group}:')
