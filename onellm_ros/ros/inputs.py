@@ -18,6 +18,7 @@ from onellm_ros.config import ConfigError
 from onellm_ros.modality import Modality
 from onellm_ros.node_config import NodeConfig
 from onellm_ros.perception.intake import Feed, Intake
+from onellm_ros.perception.pausing import PausingClock
 from onellm_ros.perception.sources import CAMERA_INFO, SECOND_NS, SourceSpec
 from onellm_ros.ros.message_copy import message_class
 from onellm_ros.ros.once import Once
@@ -76,6 +77,9 @@ class Inputs:
         self.intake = Intake(sources, config.inputs, spec, on_window=on_window, on_jump=on_jump,
                              on_event=self._tell, on_wrong=self.warn,
                              resolve=node.resolve_topic_name)
+        clock = node.get_clock()
+        self.clock = PausingClock(
+            lambda: (clock.now().nanoseconds or None) if clock.ros_time_is_active else None)
         self._polled_s, self._stalled = time.monotonic(), False
         self._looked_s = time.monotonic()
         self._counted: dict[str, int] = {}
@@ -112,7 +116,7 @@ class Inputs:
     def _receive(self, feed: Feed, message: Any) -> None:
         if self.enabled:
             self.intake.receive(feed, message, self._node.get_clock().now().nanoseconds,
-                                time.monotonic_ns())
+                                self.clock())
 
     def poll(self) -> None:
         """Follow the publishers, and close windows whose deadline has passed.
@@ -125,7 +129,7 @@ class Inputs:
         stalled, self._polled_s = now_s - self._polled_s > _STALL_S, now_s
         self._stalled = stalled and not self._stalled
         if not self._stalled:
-            self.intake.poll(time.monotonic_ns())
+            self.intake.poll(self.clock())
 
     def _tell(self, event: Event) -> None:
         """Say what happened to time."""
