@@ -46,6 +46,7 @@ class Channel:
     :param definition_format: ``msg``, ``idl`` or empty.
     :param encoding: ``cdr`` (ROS 2) or ``ros1``; others cannot be read.
     :param count: number of messages.
+    :param qos: what its publishers offered, as `rosbags` has it; empty if that is not known.
     """
 
     key: int
@@ -55,6 +56,7 @@ class Channel:
     definition_format: str = ''
     encoding: str = 'cdr'
     count: int = 0
+    qos: tuple[Any, ...] = ()
 
 
 class Source(Protocol):
@@ -121,7 +123,8 @@ class RosbagsSource:
         self.channels = [
             Channel(index, c.topic, normal_type(c.msgtype), c.msgdef.data,
                     formats.get(c.msgdef.format, ''), 'ros1' if ros1 else
-                    str(c.ext.serialization_format), int(c.msgcount))
+                    str(c.ext.serialization_format), int(c.msgcount),
+                    () if ros1 else tuple(c.ext.offered_qos_profiles))
             for index, c in self._connections.items()]
         self.distro = 'noetic' if ros1 else str(reader.ros_distro or '')
         count = int(reader.message_count)

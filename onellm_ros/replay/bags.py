@@ -184,6 +184,19 @@ class Bag(AbstractContextManager['Bag']):
                     return ''
         return ''
 
+    def definition(self, topic: str) -> tuple[str, str, tuple[Any, ...]]:
+        """Return the definition of a topic's type, its REP-2016 hash and the QoS offered.
+
+        :raises BagError: for a topic that is not there, or of ROS 1.
+        """
+        for number, channel in self._readable():
+            if channel.topic == topic and channel.encoding == 'cdr':
+                store = self._stores[(number, channel.key)]
+                text, _ = store.generate_msgdef(channel.type, ros_version=2)
+                return text, str(store.hash_rihs01(channel.type)), channel.qos
+        raise BagError(f'{self.path}: {topic} is not there, or of ROS 1; expected a topic of '
+                       'ROS 2; convert the bag with rosbags-convert')
+
     def _readable(self) -> Iterator[tuple[int, Channel]]:
         """Yield (number of the source, channel) of all channels whose type is known."""
         for number, source in enumerate(self._sources):
