@@ -46,6 +46,7 @@ setup(
         'console_scripts': [
             'onellm = onellm_ros.cli:main',
             'perception = onellm_ros.ros.perception_node:main',
+            'picture = onellm_ros.ros.picture_node:main',
             'simulation = onellm_ros.ros.simulation_node:main',
         ],
     },

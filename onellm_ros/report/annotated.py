@@ -180,16 +180,20 @@ def _views(canvas: Canvas, camera: _Inset | None, insets: list[_Inset], box: Box
 
 
 def _grid(count: int, width: int, height: int, title: int) -> tuple[int, int]:
-    """Return rows and columns that make ``count`` pictures of 4:3 the largest."""
+    """Return rows and columns that make ``count`` pictures of 4:3 the largest.
+
+    Several full rows are chosen before a slightly larger single one: they fill the room better.
+    """
     def side(rows: int) -> float:
         columns = math.ceil(count / rows)
-        return min(width / columns, (height / rows - title) * 4 / 3)
+        better = 1.1 if rows > 1 and rows * columns == count else 1.0
+        return better * min(width / columns, (height / rows - title) * 4 / 3)
     rows = max(range(1, count + 1), key=side)
     return rows, math.ceil(count / rows)
 
 
 def _title_height(canvas: Canvas) -> int:
-    return round(1.5 * canvas.size(11))
+    return round(1.6 * canvas.size(11))
 
 
 def _view(canvas: Canvas, inset: _Inset, box: Box, silent_s: Mapping[str, float],
@@ -202,7 +206,7 @@ def _view(canvas: Canvas, inset: _Inset, box: Box, silent_s: Mapping[str, float]
         return
     if centred:
         x, y = left + (width - w) // 2, y + (height - head - h) // 2
-    base = y - 3
+    base = y - canvas.length(4)
     # the title may be wider than a slim picture, not than its box
     room = left + width - x
     silent = silent_s.get(inset.topic)
@@ -352,12 +356,13 @@ def _traces(canvas: Canvas, traces: Sequence[Trace], box: Box, silent_s: Mapping
         trace.draw(canvas.pixels[inner[1]:inner[1] + inner[3],
                                  x0:x0 + inner[2] - (limits if inner[2] > 3 * limits else 0)])
         silent = silent_s.get(trace.topic)
-        used = canvas.write(x0, top + head - 3, cut(trace.title, inner[2], pixels, True), pixels,
-                            INK, anchor='ls', bold=True) + canvas.length(7)
+        base = top + head - canvas.length(4)
+        used = canvas.write(x0, base, cut(trace.title, inner[2], pixels, True), pixels, INK,
+                            anchor='ls', bold=True) + canvas.length(7)
         note = trace.note if silent is None else f'silent for {silent:.1f} s'
         colour = PALE if silent is None else AMBER
-        canvas.write(x0 + used, top + head - 3, cut(note, inner[2] - used, pixels), pixels,
-                     colour, anchor='ls')
+        canvas.write(x0 + used, base, cut(note, inner[2] - used, pixels), pixels, colour,
+                     anchor='ls')
         if not limits or inner[2] <= 3 * limits:
             continue
         for y, anchor, limit in ((inner[1] + 2, 'ra', trace.high),
