@@ -1,28 +1,81 @@
-// A window as a card, drawn when it comes near the screen; its pictures are let go when it leaves.
-// And the answers to each question over time.
+// The windows as cards: those around the one that is looked at, drawn as the page is scrolled, so
+// that thousands of windows cost no more than dozens. And the answers to each question over time.
 
-const visible = new Set();  // articles near the screen
-let watcher = null;
-const STEP_ROWS = 200;      // of a table of answers
+const STEP_ROWS = 60;       // of a table of answers
+const AHEAD = 1500;         // pixels below the screen that are drawn
+const BACK = 20;            // windows that the button above the cards brings
+const MOST_CARDS = 120;     // drawn at a time
+let from = 0;               // cards are drawn of shown[from] ... shown[to - 1]
+let to = 0;
 
-function watchCards() {
-  watcher = new IntersectionObserver(entries => {
-    for (const entry of entries) {
-      const article = entry.target;
-      if (entry.isIntersecting) {
-        visible.add(article);
-        drawCard(article);
-      } else {
-        visible.delete(article);
-        for (const image of article.querySelectorAll('.pictures img')) image.removeAttribute('src');
-      }
-    }
-  }, {rootMargin: '900px 0px'});
-  for (const one of all) watcher.observe(one.article);
+function cardList() {
+  page.list = el('div', 'cards');
+  page.earlier = el('button', 'chip earlier', '');
+  page.earlier.type = 'button';
+  page.earlier.addEventListener('click', () => {
+    const first = Math.max(0, from - BACK);
+    keepInPlace(page.list.firstChild, () => {
+      page.list.prepend(...shown.slice(first, from).map(makeCard));
+      from = first;
+      sayEarlier();
+    });
+  });
+  return [page.earlier, page.list];
 }
 
-function refreshCards() {
-  for (const article of visible) drawCard(article);
+// Change the list so that a card stays where it is on the screen.
+function keepInPlace(card, change) {
+  const before = card.getBoundingClientRect().top;
+  change();
+  scrollBy(0, card.getBoundingClientRect().top - before);
+}
+
+function sayEarlier() {
+  page.earlier.hidden = from === 0;
+  page.earlier.textContent = `${Math.min(BACK, from)} of ${from} earlier windows`;
+}
+
+function cardOf(i) {
+  return [...page.list.children].find(card => card.place === i);
+}
+
+// Draw from here on, and what the screen has room for.
+function drawFrom(place) {
+  from = to = Math.max(0, Math.min(place, shown.length - 1));
+  page.list.replaceChildren();
+  sayEarlier();
+  growCards();
+}
+
+function growCards() {
+  while (to < shown.length && page.list.getBoundingClientRect().bottom < innerHeight + AHEAD) {
+    page.list.append(...shown.slice(to, to + 4).map(makeCard));
+    to = Math.min(shown.length, to + 4);
+  }
+  const many = page.list.children.length - MOST_CARDS;
+  if (many < 40) return;
+  keepInPlace(page.list.lastChild, () => {
+    [...page.list.children].slice(0, many).forEach(card => card.remove());
+    from += many;
+    sayEarlier();
+  });
+}
+
+// The card of a window, drawn if need be.
+function showCard(i) {
+  const place = shown.indexOf(i);
+  if (place < from || place >= to) drawFrom(place < from && place > from - 6 ? place - 5 : place);
+  return cardOf(i);
+}
+
+// After another choice of windows: from the current one on if it is among them.
+function resetCards() {
+  const place = shown.indexOf(current);
+  drawFrom(Math.max(0, place));
+  if (page.list.getBoundingClientRect().top < 0) {
+    going = performance.now() + 300;
+    page.list.scrollIntoView({block: 'start'});
+  }
 }
 
 // Text in which what is searched for is marked.
@@ -48,37 +101,18 @@ function marked(text) {
   return out;
 }
 
-function drawCard(article) {
-  const query = terms.join(' ');
-  const scripts = article.getElementsByTagName('script');
-  let card = article.querySelector('.card');
-  if (!card || card.dataset.query !== query) {
-    const made = makeCard(article, read(scripts[0]));
-    made.dataset.query = query;
-    if (card) card.replaceWith(made);
-    else article.prepend(made);
-    card = made;
-    article.classList.add('drawn');
-  }
-  const images = card.querySelectorAll('.pictures img:not([src])');
-  if (!images.length) return;
-  const data = (scripts.length > 1 && read(scripts[1])) || {};
-  for (const image of images) {
-    const found = data[image.dataset.name];
-    if (found) image.src = `data:${found[0]};base64,${found[1]}`;
-  }
-}
-
-function makeCard(article, record) {
-  const one = all[article.place];
+function makeCard(i) {
+  const one = all[i];
+  const record = read(one.scripts[0]);
   const link = el('a', '', `window ${one.name}`);
-  link.href = `#${article.id}`;
-  const card = el('div', 'card', el('div', 'top', el('h2', '', link),
+  link.href = `#${one.id}`;
+  const card = el('article', i === current ? 'w current' : 'w', el('div', 'top', el('h2', '', link),
     el('span', 'time', `${clock(record.start)} – ${clock(record.end)}`),
     el('span', 'when', record.when || ''), ...badges(one, record)));
+  card.place = i;
   card.append(record.error ? el('p', 'error', marked(record.error))
     : el('p', record.text ? 'text' : 'text none', marked(record.text || '(no words)')));
-  const pictures = makePictures(article, record);
+  const pictures = makePictures(one, record);
   if (pictures) card.append(pictures);
   const answers = makeAnswers(record.answers || []);
   card.append(el('div', 'columns', answers, makeMembers(record)));
@@ -102,20 +136,19 @@ function badges(one, record) {
   return out;
 }
 
-function makePictures(article, record) {
+function makePictures(one, record) {
   if (record.pictures_left_out) {
     return el('p', 'quiet', 'Pictures left out: the report would grow beyond its limit.');
   }
-  const scripts = article.getElementsByTagName('script');
-  const data = (scripts.length > 1 && read(scripts[1])) || {};
+  const data = (one.scripts.length > 1 && read(one.scripts[1])) || {};
   const members = new Map((record.modalities || []).map(m => [m.modality, m]));
   const names = Object.keys(data).sort(byOrder);
   if (!names.length) return null;
   return el('div', 'pictures', ...names.map(name => {
     const image = el('img', '');
     image.alt = name;
-    image.dataset.name = name;
     image.decoding = 'async';
+    image.src = `data:${data[name][0]};base64,${data[name][1]}`;
     const member = members.get(name);
     return el('figure', name === 'video' ? 'wide' : '', image,
       el('figcaption', '', dot(name), name, el('span', 'quiet', member && member.count
@@ -265,7 +298,7 @@ function fillAnswers() {
 
 function answerRow(run) {
   const link = el('a', '', clock(all[run.from].start));
-  link.href = `#${all[run.from].article.id}`;
+  link.href = `#${all[run.from].id}`;
   return el('tr', '', ...[link, String(run.windows),
     el('span', run.failed ? 'error' : '', marked(run.said)),
     meter(run.sure ? run.sum / run.sure : null)].map(cell => el('td', '', cell)));

@@ -55,7 +55,7 @@ function collect() {
   const questions = new Map();
   let before = null;
   for (const article of document.querySelectorAll('#windows > article')) {
-    const scripts = article.getElementsByTagName('script');
+    const scripts = [...article.getElementsByTagName('script')];
     const record = scripts.length ? read(scripts[0]) : null;
     if (!record) continue;
     const answers = record.answers || [];
@@ -63,7 +63,8 @@ function collect() {
     const present = (record.modalities || []).filter(m => m.count).map(m => m.modality);
     const error = Boolean(record.error) || answers.some(failed);
     all.push({
-      article, name: record.window ?? all.length, start: record.start, end: record.end, error,
+      scripts, id: article.id, name: record.window ?? all.length, start: record.start,
+      end: record.end, error,
       present: new Set(present), text: record.text || '', said: record.error || record.text || '',
       answers: answers.map(one => ({
         question: one.question, said: saidOf(one), failed: failed(one),
@@ -122,13 +123,12 @@ function select() {
   all.forEach((one, i) => {
     const good = fits(one);
     if (good) shown.push(i);
-    if (one.article.hidden === good) one.article.hidden = !good;
     one.shown = good;
   });
   const some = terms.length || wanted.size;
   page.found.textContent = some ? `${shown.length} of ${all.length} windows` : '';
   page.none.hidden = shown.length > 0 || !all.length;
-  refreshCards();
+  resetCards();
   drawTimeline();
   fillAnswers();
 }
@@ -193,10 +193,14 @@ function toolbar() {
 
 function setCurrent(i) {
   if (i === current) return;
-  if (current >= 0) all[current].article.classList.remove('current');
+  const mark = (place, on) => {
+    const card = cardOf(place);
+    if (card) card.classList.toggle('current', on);
+  };
+  mark(current, false);
   current = i;
-  if (i >= 0) all[i].article.classList.add('current');
-  drawTimeline();
+  mark(current, true);
+  drawCurrent();
 }
 
 let going = 0;              // until then scrolling is ours, not the reader's
@@ -205,17 +209,9 @@ function go(i) {
   if (i === undefined || i < 0 || i >= all.length) return;
   if (!all[i].shown) clearSelection();
   setCurrent(i);
-  const article = all[i].article;
-  let left = 12;            // heights of windows that were never drawn are guesses: look again
-  const place = () => {
-    going = performance.now() + 300;
-    const before = article.getBoundingClientRect().top;
-    article.scrollIntoView({block: 'start'});
-    left -= 1;
-    const moved = Math.abs(article.getBoundingClientRect().top - before) > 1;
-    if (left > 0 && (moved || left > 9)) requestAnimationFrame(place);
-  };
-  place();
+  going = performance.now() + 300;
+  showCard(i).scrollIntoView({block: 'start'});
+  growCards();
 }
 
 function step(direction, fit) {
@@ -241,45 +237,40 @@ function keys(event) {
 }
 
 function followScroll() {
+  growCards();
   if (performance.now() < going) return;
   const line = (page.bar.classList.contains('stays') ? page.bar.offsetHeight : 0) + 40;
-  const first = [...visible].filter(article => !article.hidden
-    && article.getBoundingClientRect().bottom > line)
-    .sort((a, b) => a.getBoundingClientRect().top - b.getBoundingClientRect().top)[0];
+  const first = [...page.list.children].find(
+    card => card.getBoundingClientRect().bottom > line);
   if (first) setCurrent(first.place);
 }
 
 function followAddress() {
   const found = /^#w(\d+)$/.exec(location.hash);
-  if (found) go(all.findIndex(one => one.article.id === `w${found[1]}`));
+  if (found) go(all.findIndex(one => one.id === found[0].slice(1)));
+}
+
+function fitBar() {
+  const stays = innerWidth > 700 && page.bar.offsetHeight < 0.32 * innerHeight;
+  page.bar.classList.toggle('stays', stays);
+  document.documentElement.style.setProperty('--bar', `${stays ? page.bar.offsetHeight : 0}px`);
 }
 
 function start() {
   report = read(document.getElementById('report')) || {};
   collect();
   counts();
-  if (!all.length) {
-    document.getElementById('app').append(el('p', 'note', 'No window was written yet.'));
-    return;
-  }
-  all.forEach((one, i) => { one.article.place = i; });
   const app = document.getElementById('app');
-  page.bar = el('div', 'bar', toolbar(), timeline());
-  app.before(page.bar);         // its parent is as long as the page: it can stay in sight
-  app.append(answersSection(), page.none);
-  app.className = 'ready';
-  document.body.classList.add('scripted');
-  const fitBar = () => {
-    const stays = innerWidth > 700 && page.bar.offsetHeight < 0.32 * innerHeight;
-    page.bar.classList.toggle('stays', stays);
-    document.documentElement.style.setProperty(
-      '--bar', `${stays ? page.bar.offsetHeight : 0}px`);
-  };
-  addEventListener('resize', fitBar);
-  new ResizeObserver(() => { fitBar(); drawTimeline(); }).observe(page.bar);
   const summary = document.getElementById('summary');
   if (summary) document.getElementById('about').append(summary);
-  watchCards();
+  if (!all.length) {
+    app.append(el('p', 'note', 'No window was written yet.'));
+    return;
+  }
+  page.bar = el('div', 'bar', toolbar(), timeline());
+  app.before(page.bar);     // its parent is as long as the page: it can stay in sight
+  app.append(answersSection(), page.none, ...cardList());
+  new ResizeObserver(() => { fitBar(); drawTimeline(); }).observe(page.bar);
   select();
   fitBar();
   let asked = false;
@@ -288,9 +279,20 @@ function start() {
     asked = true;
     requestAnimationFrame(() => { asked = false; followScroll(); });
   }, {passive: true});
+  addEventListener('resize', () => { fitBar(); growCards(); });
   addEventListener('keydown', keys);
   addEventListener('hashchange', followAddress);
+  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', drawTimeline);
   followAddress();
 }
 
-document.addEventListener('DOMContentLoaded', start);
+// From here on the words that stand in the file are hidden; they come back if anything fails.
+document.documentElement.classList.add('scripted');
+document.addEventListener('DOMContentLoaded', () => {
+  try {
+    start();
+  } catch (failure) {
+    document.documentElement.classList.remove('scripted');
+    throw failure;
+  }
+});

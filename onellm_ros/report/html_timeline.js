@@ -5,6 +5,7 @@ const LABELS = 92, ROW = 8, GAP = 2, AXIS = 16;
 const HUES = ['#4e79a7', '#f28e2b', '#76b7b2', '#b07aa1', '#59a14f', '#edc948', '#9c755f',
   '#ff9da7', '#1f9e89', '#86bcb6', '#d37295', '#79706e'];
 let rows = [];
+let drawn = null;           // the timeline without the mark of the current window
 let gaps = [];              // places before which time jumps
 
 function timeline() {
@@ -53,18 +54,18 @@ function findGaps() {
 const plotWidth = () => page.canvas.clientWidth - labelWidth();
 const labelWidth = () => page.canvas.clientWidth < 560 ? 58 : LABELS;
 
+// Draw all of it; `drawCurrent` marks the current window on a copy.
 function drawTimeline() {
-  const canvas = page.canvas;
-  if (!canvas || !canvas.clientWidth) return;
+  if (!page.canvas || !page.canvas.clientWidth) return;
   const density = window.devicePixelRatio || 1;
-  const width = canvas.clientWidth, height = rows.length * (ROW + GAP) + AXIS;
-  canvas.style.height = `${height}px`;
-  canvas.width = Math.round(width * density);
-  canvas.height = Math.round(height * density);
-  const ink = canvas.getContext('2d');
+  const width = page.canvas.clientWidth, height = rows.length * (ROW + GAP) + AXIS;
+  page.canvas.style.height = `${height}px`;
+  drawn = el('canvas', '');
+  drawn.width = Math.round(width * density);
+  drawn.height = Math.round(height * density);
+  const ink = drawn.getContext('2d');
   ink.scale(density, density);
-  const style = getComputedStyle(document.body);
-  const [front, pale, faint] = ['--ink', '--pale', '--faint'].map(v => style.getPropertyValue(v));
+  const [front, pale, faint] = inks();
   const left = labelWidth(), plot = plotWidth(), n = all.length;
   const cells = Math.max(1, Math.min(n, Math.floor(plot)));
   const wide = plot / cells, seam = wide > 5 ? 1 : 0;
@@ -96,6 +97,28 @@ function drawTimeline() {
   });
   ink.globalAlpha = 1;
   drawAxis(ink, left, plot, height, front, pale);
+  drawCurrent();
+}
+
+function inks() {
+  const style = getComputedStyle(document.body);
+  return ['--ink', '--pale', '--faint'].map(name => style.getPropertyValue(name));
+}
+
+function drawCurrent() {
+  if (!drawn) return;
+  page.canvas.width = drawn.width;          // clears it
+  page.canvas.height = drawn.height;
+  const ink = page.canvas.getContext('2d');
+  ink.drawImage(drawn, 0, 0);
+  if (current < 0) return;
+  const density = window.devicePixelRatio || 1;
+  ink.scale(density, density);
+  const x = labelWidth() + (current + 0.5) / all.length * plotWidth();
+  const half = Math.max(plotWidth() / all.length / 2, 1.5);
+  ink.strokeStyle = inks()[0];
+  ink.lineWidth = 1.5;
+  ink.strokeRect(x - half, 0.75, 2 * half, rows.length * (ROW + GAP) - 2);
 }
 
 function drawAxis(ink, left, plot, height, front, pale) {
@@ -120,14 +143,6 @@ function drawAxis(ink, left, plot, height, front, pale) {
       left + mark / marks * plot, height - AXIS / 2 + 2);
     if (n === 1) break;
   }
-  ink.textAlign = 'left';
-  if (current < 0) return;
-  const x = left + (current + 0.5) / n * plot;
-  ink.strokeStyle = front;
-  ink.lineWidth = 1.5;
-  const half = Math.max(plot / n / 2, 1.5);
-  ink.strokeRect(x - half, 0.75, 2 * half, foot - 2);
-  ink.lineWidth = 1;
 }
 
 function placeAt(event) {
