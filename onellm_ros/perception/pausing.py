@@ -39,7 +39,7 @@ class PausingClock:
             self._moved = wall
         elif sim != self._sim:
             step = sim - self._sim
-            self._now += step if 0 < step <= _JUMP_NS else wall - self._moved
+            self._now += step if 0 < step <= _JUMP_NS else wall - self._wall
             self._moved = wall
         self._sim, self._wall = sim, wall
         return self._now

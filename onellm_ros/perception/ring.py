@@ -34,6 +34,8 @@ def _samples(selection: Selection) -> Iterator[Sample]:
     """Yield every sample that a window keeps alive, some of them twice."""
     for samples in selection.samples.values():
         yield from samples
+    for offer in selection.offers:
+        yield from offer.samples
 
 
 def memory_of(selection: Selection) -> dict[int, int]:

@@ -16,6 +16,7 @@ from onellm_msgs.action import AskStream
 from onellm_msgs.srv import Ask
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.task import Future as RosFuture
@@ -59,7 +60,7 @@ class Asking:
         self._action.destroy()
 
     async def _reply(self, request: Any, on_delta: Callable[[str, int], None] | None = None,
-                     goal: bytes = b'') -> Reply:
+                     goal: bytes = b'', cancelled: Callable[[], bool] = lambda: False) -> Reply:
         """Have a request answered; a refusal is a reply, too."""
         begin_s, model = time.monotonic(), ''
         try:
@@ -74,6 +75,8 @@ class Asking:
         future = worker.ask(replace(question, on_delta=on_delta))
         if goal:
             self._goals[goal] = worker, future
+            if cancelled():                 # before there was anything to cancel
+                worker.cancel(future)
         future.add_done_callback(lambda done: waiting.set_result(done.result()))
         reply: Reply = await waiting
         self._goals.pop(goal, None)
@@ -85,9 +88,14 @@ class Asking:
 
     async def _on_goal(self, handle: Any) -> Any:
         def on_delta(delta: str, tokens: int) -> None:
-            if self._node.context.ok():
+            if not self._node.context.ok():
+                return
+            try:
                 handle.publish_feedback(AskStream.Feedback(delta=delta, tokens=tokens))
-        reply = await self._reply(handle.request, on_delta, bytes(handle.goal_id.uuid))
+            except rclpy_implementation.RCLError as error:  # who listens is no business of the model
+                self._node.get_logger().warning(f'~/ask_stream: no feedback: {error}', once=True)
+        reply = await self._reply(handle.request, on_delta, bytes(handle.goal_id.uuid),
+                                  lambda: bool(handle.is_cancel_requested))
         if reply.error == 'NONE':
             handle.succeed()
         elif handle.is_cancel_requested:

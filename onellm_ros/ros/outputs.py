@@ -6,7 +6,9 @@ This module owns how results become messages; it decides nothing and publishes n
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 import math
+import time
 from typing import Any
 
 from builtin_interfaces.msg import Time
@@ -23,6 +25,7 @@ from onellm_ros.ros.inputs import Health
 
 SECOND_NS = 1_000_000_000
 _SAME_CLOCK_S = 3600.0
+_PAUSE_S = 1.0
 _RECENT_S = 10.0  # an unusable message is a warning for so long
 ERROR_CODES: Mapping[str, int] = {
     name: getattr(Ask.Response, name) for name in (
@@ -162,18 +165,64 @@ def input_status(node: str, health: Health, required: bool, silence_s: float) ->
         'last_error': health.last_error, 'clock_offset_s': health.offset_s})
 
 
-def engine_status(node: str, model: str, device: str, stats: WorkerStats, jumps: int,
+@dataclass(frozen=True)
+class Work:
+    """How the thread that computes does now.
+
+    :param doing: what it computes; empty: nothing. :param silent_s: without a sign of life since.
+    :param alive: the thread runs. :param stall_s: so long without a sign of life is a warning.
+    :param rss: bytes of the process, of which some is not the model's. :param cuda: bytes on GPUs.
+    :param paused_s: simulated time has stood still for so long.
+    """
+
+    doing: str = ''
+    silent_s: float = 0.0
+    alive: bool = True
+    stall_s: float = math.inf
+    rss: int = 0
+    cuda: int = 0
+    paused_s: float = 0.0
+
+
+def _level(stats: WorkerStats, work: Work, enabled: bool) -> tuple[bytes, str]:
+    """Return level and text of the model's status."""
+    if not work.alive:
+        return DiagnosticStatus.ERROR, ('the thread that computes has ended; deactivate and '
+                                        'activate the node')
+    if work.doing and work.silent_s > work.stall_s:
+        stuck = work.silent_s > 3 * work.stall_s
+        return (DiagnosticStatus.ERROR if stuck else DiagnosticStatus.WARN,
+                f'{work.doing}: no token for {work.silent_s:.1f} s (stall_s {work.stall_s:g})')
+    if not enabled:
+        return DiagnosticStatus.OK, 'disabled'
+    if stats.failure:
+        return DiagnosticStatus.WARN, stats.failure
+    if work.paused_s > _PAUSE_S:
+        return DiagnosticStatus.OK, f'simulated time has stood still for {work.paused_s:.0f} s'
+    return DiagnosticStatus.OK, 'describing' if stats.described else 'waiting for windows'
+
+
+def _mebi(size: int) -> float:
+    return size / (1 << 20)
+
+
+def engine_status(node: str, model: str, device: str, stats: WorkerStats, work: Work, jumps: int,
                   enabled: bool) -> DiagnosticStatus:
     """Return how the model does."""
-    level, text = DiagnosticStatus.OK, 'describing' if stats.described else 'waiting for windows'
-    if not enabled:
-        text = 'disabled'
-    elif stats.failure:
-        level, text = DiagnosticStatus.WARN, stats.failure
+    now_s = time.monotonic()
+    level, text = _level(stats, work, enabled)
+    first, last = stats.kept_span_ns or (0, 0)
     return status_message(f'{node}: model', level, text, device, {
-        'model': model, 'device': device, 'described': stats.described, 'skipped': stats.skipped,
-        'empty': stats.empty, 'left_out': stats.left_out, 'failed': stats.failed,
+        'model': model, 'device': device, 'computing': work.doing or 'nothing',
+        'computing_silent_s': work.silent_s, 'described': stats.described,
+        'description_age_s': now_s - stats.described_s, 'skipped': stats.skipped,
+        'interrupted': stats.interrupted, 'empty': stats.empty, 'left_out': stats.left_out,
+        'failed': stats.failed, 'last_error': stats.last_error,
+        'last_error_age_s': now_s - stats.last_error_s,
         'answered': stats.answered, 'refused': stats.refused,
-        'questions_waiting': stats.waiting, 'time_jumps': jumps,
-        'encode_s': stats.encode_s, 'decode_s': stats.decode_s,
-        'tokens_per_s': stats.tokens_per_s})
+        'questions_waiting': stats.waiting, 'conversations': stats.conversations,
+        'time_jumps': jumps, 'encode_s': stats.encode_s, 'decode_s': stats.decode_s,
+        'tokens_per_s': stats.tokens_per_s, 'windows_kept': stats.kept,
+        'windows_kept_mb': _mebi(stats.kept_bytes), 'windows_kept_from': f'{first / 1e9:.3f}',
+        'windows_kept_to': f'{last / 1e9:.3f}', 'windows_dropped_for_memory': stats.kept_dropped,
+        'memory_mb': _mebi(work.rss), 'cuda_memory_mb': _mebi(work.cuda)})

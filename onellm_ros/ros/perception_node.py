@@ -11,14 +11,16 @@ frees the model. ``main`` brings the node to the state active by itself (paramet
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 import gc
 import sys
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray
 from onellm_msgs.msg import Description, WindowReport
+from rcl_interfaces.msg import SetParametersResult
 import rclpy
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.duration import Duration
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -30,6 +32,7 @@ from onellm_ros.choose import ChoiceSpec, Selection, choose
 from onellm_ros.config import ConfigError
 from onellm_ros.modality import Modality, in_order, parse_modality
 from onellm_ros.node_config import NodeConfig
+from onellm_ros.perception import memory
 from onellm_ros.perception.questions import AskError
 from onellm_ros.perception.results import Described, EngineLike, model_text
 from onellm_ros.perception.sources import SourceSpec, default_sources, window_spec
@@ -38,28 +41,21 @@ from onellm_ros.ros import outputs, parameters
 from onellm_ros.ros.asking import Asking
 from onellm_ros.ros.inputs import Inputs
 from onellm_ros.ros.once import Once
+from onellm_ros.ros.reporting import Reporting
+from onellm_ros.ros.transitions import refuse_impossible
 from onellm_ros.windows import Window
 
 POLL_S = 0.05
 Loader = Callable[[str, str], EngineLike]
 
 
-def load_engine(model: str, device: str) -> EngineLike:
-    """Load a model by name or folder.
-
-    :raises EngineError: a RuntimeError that says what to do.
-    """
-    from onellm_ros.inference.engine import Engine  # torch takes seconds: only when needed
-    return Engine.load(model, device)
-
-
 class PerceptionNode(LifecycleNode):
     """Describes what the robot senses and answers questions about it.
 
-    :param loader: (model, device) -> engine; tests pass one of their own.
+    :param loader: (model, device) -> engine; default: the model, if it fits the memory.
     """
 
-    def __init__(self, name: str = 'perception', *, loader: Loader = load_engine,
+    def __init__(self, name: str = 'perception', *, loader: Loader | None = None,
                  **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self._loader = loader
@@ -79,36 +75,29 @@ class PerceptionNode(LifecycleNode):
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._descriptions = self.create_lifecycle_publisher(Description, '~/description', 10)
         self._windows = self.create_lifecycle_publisher(WindowReport, '~/window', 10)
-        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self._reporting = Reporting(self, lambda: self._state_machine.current_state[1])
+        self._reporting.beat_at(self.get_parameter('heartbeat_hz').value)
+        # what is kept is from the time before, whether messages have said so yet or not
+        self._clock_jumps = self.get_clock().create_jump_callback(
+            JumpThreshold(min_forward=None, min_backward=Duration(seconds=-1),
+                          on_clock_change=False),
+            post_callback=lambda jump: self._forget())
         self._asking = Asking(self, self._asked, lambda: self._config)
         self._enable_service = self.create_service(SetBool, '~/enable', self._on_enable)
-        self._refuse_impossible_transitions()
+        refuse_impossible(self)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self.add_post_set_parameters_callback(self._on_parameters_set)
 
     # -- states -------------------------------------------------------------------------------
 
-    def _refuse_impossible_transitions(self) -> None:
-        """Have ~/change_state answer false where rclpy's own callback would end the process."""
-        service = self._service_change_state
-        change = service.callback
-
-        def refuse_or_change(request: Any, response: Any) -> Any:
-            try:
-                return change(request, response)
-            except rclpy_implementation.RCLError as error:
-                self.get_logger().error(
-                    f'no such transition from {self._state_machine.current_state[1]}: {error}')
-                response.success = False
-                return response
-        service.callback = refuse_or_change
-
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read the parameters and load the model."""
         try:
             self._config = parameters.read(self)
-            self._engine = self._loader(self._config.model, self._config.device)
-            modalities = self._allowed(self._engine)
+            self._engine = (
+                memory.load_engine(self._config) if self._loader is None else
+                self._loader(self._config.model, self._config.device))
+            modalities = self._allowed(self._engine, self._config)
             self._sources = default_sources(self._config.inputs, modalities)
             self._modality_of = {s.name: s.modality for s in self._sources}
             self._choice = ChoiceSpec.for_model(
@@ -125,13 +114,14 @@ class PerceptionNode(LifecycleNode):
             f'{", ".join(in_order(modalities))}')
         return super().on_configure(state)
 
-    def _allowed(self, engine: EngineLike) -> frozenset[Modality]:
+    @staticmethod
+    def _allowed(engine: EngineLike, config: NodeConfig) -> frozenset[Modality]:
         """Return what the model is shown: what it knows, less what the user left out.
 
         :raises ConfigError: if nothing remains.
         """
         knows = frozenset(getattr(engine, 'modalities', ()) or Modality)
-        wanted = frozenset(parse_modality(m) for m in self._config.modalities) or knows
+        wanted = frozenset(parse_modality(m) for m in config.modalities) or knows
         if not wanted & knows:
             raise ConfigError(
                 f'modalities: found {sorted(m.value for m in wanted)}, expected some of what the '
@@ -143,7 +133,8 @@ class PerceptionNode(LifecycleNode):
         assert self._engine is not None
         self._warn = Once(self.get_logger().warning)
         self._jumps = 0
-        worker = Worker(self._engine, self._choice.modalities, kept=self._config.window.kept,
+        worker = Worker(self._engine, self._allowed(self._engine, self._config),
+                        kept=self._config.window.kept, kept_mb=self._config.window.kept_mb,
                         on_description=self._publish_description, on_trouble=self._on_trouble,
                         why_silent=self._why_silent)
         worker.describe, worker.asking = self._config.describe, self._config.ask
@@ -158,6 +149,7 @@ class PerceptionNode(LifecycleNode):
         self._worker = worker
         self._timers_active = [
             self.create_timer(POLL_S, self._inputs.poll, clock=self._steady),
+            self.create_timer(POLL_S, worker.poll, clock=self._steady),
             self.create_timer(self._config.diagnostics_period_s, self._publish_diagnostics,
                               clock=self._steady)]
         return super().on_activate(state)
@@ -199,7 +191,7 @@ class PerceptionNode(LifecycleNode):
 
     def _free(self) -> None:
         self._engine = None
-        gc.collect()  # the model's memory is to be free now, not some time later
+        memory.give_back()  # free now, not some time later
 
     def close(self) -> None:
         """End the thread that computes, whatever the state."""
@@ -208,6 +200,7 @@ class PerceptionNode(LifecycleNode):
     def destroy_node(self) -> None:
         """Destroy the node; nothing may spin it any more."""
         self.close()
+        self._clock_jumps.unregister()
         self._asking.close()
         super().destroy_node()
 
@@ -243,6 +236,10 @@ class PerceptionNode(LifecycleNode):
 
     def _on_jump(self) -> None:
         self._jumps += 1
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget windows and conversations: time jumped back, or the node was disabled."""
         if self._worker is not None:
             self._worker.forget()
 
@@ -287,8 +284,8 @@ class PerceptionNode(LifecycleNode):
         self._enabled = request.data
         if self._inputs is not None:
             self._inputs.enabled = request.data
-        if not request.data and self._worker is not None:
-            self._worker.forget()
+        if not request.data:
+            self._forget()
         response.success = True
         response.message = 'enabled' if request.data else 'disabled'
         return response
@@ -296,34 +293,43 @@ class PerceptionNode(LifecycleNode):
     # -- parameters ---------------------------------------------------------------------------
 
     def _on_set_parameters(self, changes: Sequence[Parameter]) -> Any:
-        return parameters.check(self, changes, self._engine is not None)
+        result = parameters.check(self, changes, self._engine is not None)
+        for change in changes:
+            if change.name == 'modalities' and result.successful and self._engine is not None:
+                return self._may_show(self._engine, change)
+        return result
+
+    def _may_show(self, engine: EngineLike, change: Parameter) -> SetParametersResult:
+        """Allow what the inputs were made for: others are not subscribed."""
+        words = parameters.SETTINGS[change.name].value(change.value)
+        try:
+            wanted = self._allowed(engine, replace(self._config, modalities=words))
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        more = in_order(wanted - self._choice.modalities)
+        return SetParametersResult(successful=not more, reason=(
+            f'modalities: found {more[0]}, expected some of those that the node was configured '
+            f'with, whose inputs are subscribed: {", ".join(in_order(self._choice.modalities))}; '
+            'clean the node up, set the parameter and configure it' if more else ''))
 
     def _on_parameters_set(self, changes: Sequence[Parameter]) -> None:
         """Take over what can change while running."""
+        if any(p.name == 'heartbeat_hz' for p in changes):
+            self._reporting.beat_at(self.get_parameter('heartbeat_hz').value)
         if self._engine is None or not any(p.name in parameters.SETTINGS for p in changes):
             return
         self._config = parameters.read(self)
         if self._worker is not None:
             self._worker.describe = self._config.describe
             self._worker.asking = self._config.ask
+            self._worker.modalities = self._allowed(self._engine, self._config)
 
     # -- diagnostics --------------------------------------------------------------------------
 
     def _publish_diagnostics(self) -> None:
-        inputs, worker = self._inputs, self._worker
-        if inputs is None or worker is None:
-            return
-        message = DiagnosticArray()
-        message.header.stamp = self.get_clock().now().to_msg()
-        name = self.get_fully_qualified_name().strip('/')
-        required = {parse_modality(m) for m in self._config.window.required}
-        message.status = [
-            outputs.input_status(name, health, self._modality_of.get(health.stream) in required,
-                                 self._config.window.silence_s) for health in inputs.health()]
-        device = str(getattr(worker.engine, 'device', self._config.device))
-        message.status.append(outputs.engine_status(
-            name, worker.model, device, worker.stats, self._jumps, self._enabled))
-        self._diagnostics.publish(message)
+        if self._inputs is not None and self._worker is not None:
+            self._reporting.diagnose(self._config, self._inputs, self._worker, self._modality_of,
+                                     jumps=self._jumps, enabled=self._enabled)
 
 
 def run(node: PerceptionNode, executor: SingleThreadedExecutor) -> int:

@@ -1,0 +1,280 @@
+"""What a model will take before any of it is loaded, what a machine has free, and giving it back.
+
+The need is read from the headers of the weights' files and from the model's sizes. It is an
+estimate: what torch itself and messages on their way take is in none of the figures.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+import ctypes
+from dataclasses import dataclass, fields
+import gc
+import math
+import os
+from pathlib import Path
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+import zipfile
+
+from onellm_ros.modality import Modality
+from onellm_ros.node_config import NodeConfig
+from onellm_ros.perception.results import EngineLike
+
+if TYPE_CHECKING:
+    from onellm_ros.config import ModelConfig
+
+MIB = 1 << 20
+_PREFIXES = 3               # encoded windows at a time: two are kept while a third is made
+_TURNED = re.compile(r'.*\.attention\.w[qk]\.weight')       # copied when a release is read
+_Shapes = dict[str, tuple[tuple[int, ...], int]]
+
+
+class BudgetError(RuntimeError):
+    """A model that does not fit; the text has the figures."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a model takes.
+
+    :param weights: in the type that is computed with.
+    :param cache: keys and values of the windows kept encoded and of one answer of full length.
+    :param activations: the largest intermediate values.
+    :param windows: the samples of the windows kept for questions; always in the host's memory.
+    :param loading: more than the weights while they are read, in the host's memory.
+    """
+
+    weights: int
+    cache: int
+    activations: int
+    windows: int
+    loading: int
+
+    def parts(self, *names: str) -> tuple[int, str]:
+        """Return sum and text of some parts (without names: of all), in MB."""
+        shown = {f.name: getattr(self, f.name) for f in fields(self)
+                 if (not names or f.name in names) and getattr(self, f.name)}
+        text = ', '.join(f'{name} {megabytes(size)}' for name, size in shown.items())
+        return sum(shown.values()), text
+
+
+def megabytes(size: float) -> str:
+    """Return bytes as MB (MiB), rounded up."""
+    return str(math.ceil(size / MIB))
+
+
+# -- what a model needs -----------------------------------------------------------------------
+
+def _own_shapes(folder: Path) -> _Shapes:
+    """Return shape and bytes a value of every tensor, from the headers alone."""
+    from onellm_ros.model.checkpoint import weights_files
+    from onellm_ros.model.hf_llm import open_safetensors
+
+    found: _Shapes = {}
+    sizes = {'I8': 1, 'U8': 1, 'BOOL': 1, 'F16': 2, 'BF16': 2, 'I16': 2, 'F64': 8, 'I64': 8}
+    with ExitStack() as stack:
+        for path in weights_files(folder):
+            file = open_safetensors(stack, path)
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                part = file.get_slice(name)
+                found[f'{path.name}:{name}'] = (
+                    tuple(part.get_shape()), sizes.get(str(part.get_dtype()), 4))
+    return found
+
+
+def _model_of(folder: Path) -> tuple[ModelConfig | None, _Shapes]:
+    """Return sizes of a model and the shapes of its stored tensors; nothing is loaded.
+
+    Torch's older format can only be read whole: its sizes are unknown (None), and the file is
+    taken for one tensor in half precision.
+
+    :raises CheckpointError: if the files do not say.
+    """
+    from onellm_ros.model.checkpoint import (
+        consolidated_file,
+        own_model,
+        read_consolidated,
+        released_model,
+    )
+    from onellm_ros.model.released import PREFIX, UNUSED
+
+    released = None if (folder / 'model.safetensors').is_file() else consolidated_file(folder)
+    if released is None:
+        shapes = _own_shapes(folder)
+        return own_model(folder).config, shapes
+    if not zipfile.is_zipfile(released):
+        return None, {'all': ((released.stat().st_size // 2,), 2)}
+    values = read_consolidated(released)        # mapped, not read
+    shapes = {name: (tuple(v.shape), v.element_size()) for name, v in values.items()
+              if not UNUSED.fullmatch(name.removeprefix(PREFIX))}
+    return released_model(folder, released, {n: tuple(v.shape) for n, v in values.items()}
+                          ).config, shapes
+
+
+def _cache_bytes(config: ModelConfig, value: int) -> int:
+    llm = config.llm
+    position = 2 * llm.layers * (llm.kv_heads or llm.heads) * llm.head_size * value
+    modalities = len(Modality) + len(config.modalities)
+    prefix = min(llm.max_positions, 1 + modalities * (config.upm.modality_tokens + 2))
+    return position * (_PREFIXES * prefix + llm.max_positions)
+
+
+def _activation_bytes(config: ModelConfig, value: int) -> int:
+    from onellm_ros.model.layers import swiglu_hidden
+
+    encoder, llm, sizes = config.encoder, config.llm, config.tokenizer
+    tokens = (encoder.image_size // encoder.patch_size) ** 2 + 1
+    seen = sizes.video_frames * tokens * encoder.width * (6 + 2 * encoder.mlp_ratio) * value
+    hidden = swiglu_hidden(llm.dim, llm.multiple_of, llm.hidden)
+    said = llm.max_positions * (8 * llm.dim + 3 * hidden) * value + 8 * llm.vocab_size * 4
+    return max(seen, said)
+
+
+def need_of(folder: Path, value: int, kept_mb: int) -> Need:
+    """Return what a model directory needs.
+
+    :param value: bytes of a value in the type that is computed with.
+    :param kept_mb: memory of the windows kept for questions, MiB.
+    :raises CheckpointError: if the files do not say.
+    """
+    from onellm_ros.model.storage import SCALE
+
+    config, shapes = _model_of(folder)
+    counts = {name: (math.prod(shape), size) for name, (shape, size) in shapes.items()
+              if not name.endswith(SCALE)}
+    # int8 is expanded to float32 first, whatever it becomes then
+    expanded = sum(4 * count for count, size in counts.values() if size == 1 and value != 4)
+    turned = sum(count * size for name, (count, size) in counts.items()
+                 if _TURNED.fullmatch(name) and not name.startswith('model.safetensors'))
+    return Need(value * sum(count for count, _ in counts.values()),
+                _cache_bytes(config, value) if config else 0,
+                _activation_bytes(config, value) if config else 0,
+                kept_mb * MIB, max(expanded, turned))
+
+
+# -- what a machine has -----------------------------------------------------------------------
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding='ascii'))
+    except (OSError, ValueError):
+        return None                                     # no such file, or 'max'
+
+
+def _cgroup_free(root: Path, group: str) -> int | None:
+    """Return what a control group and those above it have left; None without a limit."""
+    found: list[int] = []
+    for base, limit, used in ((root, 'memory.max', 'memory.current'),
+                              (root / 'memory', 'memory.limit_in_bytes',
+                               'memory.usage_in_bytes')):
+        for part in (Path(group), *Path(group).parents):
+            at = base / str(part).lstrip('/')
+            most, now = _number(at / limit), _number(at / used)
+            if most is None or now is None:
+                continue
+            try:
+                table = (at / 'memory.stat').read_text(encoding='ascii')
+                cached = int(dict(line.split() for line in table.splitlines())['inactive_file'])
+            except (OSError, ValueError, KeyError):
+                cached = 0                              # pages of files, freed where needed
+            found.append(max(0, most - now + cached))
+    return min(found, default=None)
+
+
+def host_free(proc: Path = Path('/proc'), cgroups: Path = Path('/sys/fs/cgroup')) -> int | None:
+    """Return the bytes that this process can still take; None where the system does not say."""
+    try:
+        table = (proc / 'meminfo').read_text(encoding='ascii')
+        found = re.search(r'^MemAvailable:\s+(\d+) kB', table, re.M)
+        free = int(found[1]) << 10 if found else None
+    except OSError:
+        free = None
+    try:
+        groups = [line.split(':', 2) for line in
+                  (proc / 'self/cgroup').read_text(encoding='utf-8').splitlines()]
+        names = {g[2] for g in groups if len(g) == 3 and (not g[1] or 'memory' in g[1])}
+    except OSError:
+        names = set()
+    limits = [left for name in names | {'/'} if (left := _cgroup_free(cgroups, name)) is not None]
+    return min([*limits, *([] if free is None else [free])], default=None)
+
+
+def rss_bytes() -> int | None:
+    """Return the resident memory of this process; None where the system does not say."""
+    try:
+        pages = int(Path('/proc/self/statm').read_text(encoding='ascii').split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf('SC_PAGE_SIZE')
+
+
+def cuda_bytes() -> int:
+    """Return what torch has reserved on all CUDA devices; 0 without torch or CUDA in use."""
+    torch: Any = sys.modules.get('torch')
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return 0
+    return sum(torch.cuda.memory_reserved(i) for i in range(torch.cuda.device_count()))
+
+
+def give_back() -> None:
+    """Return to the system what is no longer used: cycles, torch's CUDA blocks, malloc's heap."""
+    gc.collect()
+    if cuda_bytes():
+        sys.modules['torch'].cuda.empty_cache()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)                # glibc alone has it, and needs it
+    except (OSError, AttributeError):
+        pass
+
+
+# -- both together ----------------------------------------------------------------------------
+
+def _compare(model: str, found: tuple[int, str], place: str, free: int | None, budget_mb: int
+             ) -> None:
+    need, text = found
+    room = budget_mb * MIB if budget_mb else free
+    if room is None or need <= room:
+        return
+    has = f'memory_mb allows {budget_mb} MB' if budget_mb else f'found {room // MIB} MB free'
+    raise BudgetError(
+        f'model {model!r} needs about {megabytes(need)} MB ({text}), {has} on {place}; nothing '
+        'was loaded. Choose a smaller model or another device, end what else runs there, lower '
+        'window.kept_mb, or set memory_mb to what you know it may take')
+
+
+def check_memory(config: NodeConfig) -> Need:
+    """Compute what a node's model needs, and compare it with what there is; loads nothing.
+
+    :raises EngineError: if there is no such model or device, or its files do not say their sizes.
+    :raises BudgetError: if it does not fit.
+    """
+    import torch
+
+    from onellm_ros.inference.locate import EngineError, find_device, find_model
+    from onellm_ros.model.files import CheckpointError
+
+    folder, device = find_model(config.model), find_device(config.device)
+    try:
+        need = need_of(folder, 2 if device.type == 'cuda' else 4, config.window.kept_mb)
+    except CheckpointError as error:
+        raise EngineError(f'model {config.model!r}: {error}') from error
+    if device.type != 'cuda':
+        _compare(config.model, need.parts(), 'cpu', host_free(), config.memory_mb)
+        return need
+    _compare(config.model, need.parts('weights', 'cache', 'activations'), str(device),
+             torch.cuda.mem_get_info(device)[0], config.memory_mb)
+    reading, text = need.parts('weights', 'windows', 'loading')
+    _compare(config.model, (reading, f'while it is read: {text}'), 'the host', host_free(), 0)
+    return need
+
+
+def load_engine(config: NodeConfig) -> EngineLike:
+    """Load the model of a node's settings, if it fits.
+
+    :raises RuntimeError: saying what was found, expected and can be done.
+    """
+    check_memory(config)
+    from onellm_ros.inference.engine import Engine  # torch takes seconds: only when needed
+    return Engine.load(config.model, config.device, threads=config.threads)
