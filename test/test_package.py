@@ -44,7 +44,8 @@ THIRD_PARTY: dict[str, tuple[str, str | None]] = {
 # ROS packages carry the name that is imported; these wheels bring them.
 ROS_WHEELS = {
     'ros-common-interfaces': {
-        'diagnostic_msgs', 'geometry_msgs', 'nav_msgs', 'sensor_msgs', 'std_msgs', 'std_srvs'},
+        'diagnostic_msgs', 'geometry_msgs', 'nav_msgs', 'sensor_msgs', 'std_msgs', 'std_srvs',
+        'visualization_msgs'},
     'ros-rclpy': {
         'action_msgs', 'ament_index_python', 'builtin_interfaces', 'lifecycle_msgs',
         'rcl_interfaces', 'rclpy', 'rosgraph_msgs'},
@@ -117,7 +118,8 @@ def test_names_and_licences_agree(root: Path) -> None:
 
 def test_entry_points_import(root: Path) -> None:
     entries = setup_text(root, r"'(\w+) = ([\w.]+):(\w+)'")
-    assert {name for name, _, _ in entries} == {'onellm', 'perception', 'simulation'}
+    assert {name for name, _, _ in entries} == {
+        'onellm', 'perception', 'picture', 'simulation'}
     for name, module, function in entries:
         assert callable(getattr(importlib.import_module(module), function)), name
 
