@@ -227,9 +227,10 @@ def _taken(window: Window, spec: ChoiceSpec, modality: Modality, members: tuple[
     if modality in (Modality.DEPTH, Modality.NORMAL) and lead_ns is not None:
         lead = lead_ns
         inside = [s for s in members if s.stamp_ns >= window.start_ns]
-        found = (min(inside, key=lambda s: abs(s.stamp_ns - lead)),) if inside else ()
+        found: tuple[Sample, ...] = tuple(
+            sorted(inside, key=lambda s: abs(s.stamp_ns - lead))[:1])
     else:
-        found = _newest(window, members)
+        found = tuple(_newest(window, members))
     return tuple(_placed(spec, modality, s) for s in found)
 
 

@@ -20,57 +20,22 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
+from dataclasses import replace
 
 from onellm_ros.modality import Sample
-from onellm_ros.windows import Event, StreamSpec, StreamStats, Window, WindowSpec
+from onellm_ros.windows import (
+    NEVER,
+    Event,
+    StreamBuffer,
+    StreamSpec,
+    StreamStats,
+    Window,
+    WindowSpec,
+)
 
 __all__ = ['Event', 'StreamSpec', 'StreamStats', 'Synchronizer', 'Window', 'WindowSpec']
 
-_NEVER = 1 << 80  # later than any stamp
 _EVENTS_KEPT = 64
-
-
-class _Stream:
-    """The buffer and the counts of one stream."""
-
-    __slots__ = ('spec', 'name', 'rank', 'span_ns', 'stamps', 'samples', 'newest', 'mark',
-                 'arrival', 'suspect', 'received', 'late', 'dropped', 'duplicates', 'told',
-                 'differs_since', 'foreign', 'foreign_ns', 'offset_told')
-
-    def __init__(self, spec: StreamSpec, rank: int, length_ns: int) -> None:
-        self.spec = spec
-        self.name = spec.name
-        self.rank = rank
-        self.span_ns = max(length_ns, spec.lookback_ns)
-        self.received = self.late = self.dropped = self.duplicates = 0
-        self.told = (0, 0, 0)
-        self.arrival: int | None = None
-        self.foreign = self.offset_told = False
-        self.foreign_ns = 0  # how far its clock was off when last heard, while it is left out
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget the samples; the counts stay."""
-        self.stamps: list[int] = []
-        self.samples: list[Sample] = []
-        self.newest: int | None = None
-        self.mark = -_NEVER  # the newest sample's end: what comes next has no older stamp
-        self.suspect: Sample | None = None
-        self.differs_since: int | None = None
-
-    def trim(self, before_ns: int, closed_ns: int) -> None:
-        """Forget samples older than ``before_ns`` and thin out those older than ``closed_ns``."""
-        cut = bisect_left(self.stamps, before_ns)
-        del self.stamps[:cut]
-        del self.samples[:cut]
-        thin_ns = self.spec.thin_ns
-        if not thin_ns:
-            return
-        hi = bisect_left(self.stamps, closed_ns)
-        keep = [i for i in range(hi)
-                if i == 0 or self.stamps[i] // thin_ns != self.stamps[i - 1] // thin_ns]
-        self.samples[:hi] = [self.samples[i] for i in keep]
-        self.stamps[:hi] = [self.stamps[i] for i in keep]
 
 
 class Synchronizer:
@@ -84,7 +49,7 @@ class Synchronizer:
 
     def __init__(self, spec: WindowSpec) -> None:
         self.spec = spec
-        self._streams = {s.name: _Stream(s, rank, spec.length_ns)
+        self._streams = {s.name: StreamBuffer(s, rank, spec.length_ns)
                          for rank, s in enumerate(spec.streams)}
         self._all = list(self._streams.values())
         self._required = [s for s in self._all if s.spec.required]
@@ -100,11 +65,36 @@ class Synchronizer:
     def _begin(self) -> None:
         for stream in self._all:
             stream.clear()
-        self._closed_end = -_NEVER
-        self._next_end = _NEVER
+        self._closed_end = -NEVER
+        self._next_end = NEVER
         self._began: int | None = None  # wall clock of the first sample
-        self._reference: _Stream | None = None
+        self._reference: StreamBuffer | None = None
         self._reference_offset = 0  # its newest stamp less that stamp's arrival
+
+    def extend(self, spec: WindowSpec) -> None:
+        """Take over a spec with further streams; what is held of the others stays.
+
+        Streams that the spec no longer has are forgotten.
+
+        :param spec: with the same times as before.
+        :raises ValueError: if its times are others.
+        """
+        if replace(spec, streams=()) != replace(self.spec, streams=()):
+            raise ValueError('extend: expected the same times, found others')
+        before = self._streams
+        self.spec, self._streams = spec, {}
+        for rank, stream in enumerate(spec.streams):
+            own = before.get(stream.name)
+            if own is None or own.spec.modality != stream.modality:
+                own = StreamBuffer(stream, rank, spec.length_ns)
+            own.spec, own.rank = stream, rank
+            own.span_ns = max(spec.length_ns, stream.lookback_ns)
+            self._streams[stream.name] = own
+        self._all = list(self._streams.values())
+        self._required = [s for s in self._all if s.spec.required]
+        if self._reference not in self._all:
+            self._reference = None
+        self._next_end = self._first_end() if self._next_end != NEVER else NEVER
 
     # -- what comes in ------------------------------------------------------------------------
 
@@ -153,7 +143,7 @@ class Synchronizer:
             return self._close(now_ns)
         return []
 
-    def _insert(self, own: _Stream, stamp: int, sample: Sample) -> bool:
+    def _insert(self, own: StreamBuffer, stamp: int, sample: Sample) -> bool:
         """Put a sample into its place; False if it was a duplicate or far too late."""
         closed_end = self._closed_end
         if stamp < closed_end and stamp < closed_end + self._period - own.span_ns:
@@ -180,7 +170,7 @@ class Synchronizer:
                 self._next_end = end
         return True
 
-    def _overflow(self, own: _Stream) -> None:
+    def _overflow(self, own: StreamBuffer) -> None:
         """Drop the oldest sample of a full buffer."""
         oldest = own.stamps[0]
         del own.stamps[0], own.samples[0]
@@ -190,18 +180,18 @@ class Synchronizer:
 
     def poll(self, now_ns: int) -> list[Window]:
         """Return the windows that close because time passed (call it some 20 times a second)."""
-        return self._close(now_ns) if self._next_end != _NEVER else []
+        return self._close(now_ns) if self._next_end != NEVER else []
 
     def flush(self) -> list[Window]:
         """Close every window that holds a sample (the end of a bag)."""
         out = []
-        while self._next_end != _NEVER:
+        while self._next_end != NEVER:
             out.append(self._emit(self._next_end))
         return out
 
     # -- closing ------------------------------------------------------------------------------
 
-    def _waiting_for(self) -> list[_Stream]:
+    def _waiting_for(self) -> list[StreamBuffer]:
         """Return the required streams; without any, those that have spoken."""
         if self._required:
             return [s for s in self._required if not s.foreign]
@@ -212,10 +202,10 @@ class Synchronizer:
         oldest_alive = now_ns - self.spec.silence_ns
         if any(s.differs_since is not None and not s.foreign and s.differs_since >= oldest_alive
                for s in self._all):
-            return -_NEVER  # which clock is right will show
+            return -NEVER  # which clock is right will show
         waiting = self._waiting_for()
         marks = (self._alive(waiting, oldest_alive) or self._alive(self._all, oldest_alive)
-                 or self._alive(self._all, -_NEVER))
+                 or self._alive(self._all, -NEVER))
         deadline = min(mark - arrival for mark, arrival in marks) + now_ns
         deadline -= self.spec.deadline_ns
         if (self._began or 0) >= oldest_alive and any(s.newest is None for s in waiting):
@@ -223,7 +213,7 @@ class Synchronizer:
         return max(deadline, min(marks)[0] - self._lateness)
 
     @staticmethod
-    def _alive(streams: list[_Stream], since_ns: int) -> list[tuple[int, int]]:
+    def _alive(streams: list[StreamBuffer], since_ns: int) -> list[tuple[int, int]]:
         """Return (newest mark, arrival) of the streams that spoke after ``since_ns``."""
         return [(s.mark, s.arrival) for s in streams
                 if s.newest is not None and s.arrival is not None
@@ -255,7 +245,7 @@ class Synchronizer:
                 s.told = counts
         silent = tuple(s.name for s in self._waiting_for()
                        if s.mark - self._lateness < end)
-        if self._closed_end > -_NEVER and start - self._closed_end > self.spec.gap_ns:
+        if self._closed_end > -NEVER and start - self._closed_end > self.spec.gap_ns:
             gap_s = (start - self._closed_end) / 1e9
             self._event('gap', '', start, f'no sample at all for {gap_s:.1f} s')
         self._check_offsets()
@@ -271,13 +261,13 @@ class Synchronizer:
         length, period = self.spec.length_ns, self._period
         begin = self._closed_end + period - length
         while True:
-            first = _NEVER
+            first = NEVER
             for s in self._all:
                 at = bisect_left(s.stamps, begin)
                 if at < len(s.stamps):
                     first = min(first, s.stamps[at])
-            if first == _NEVER:
-                return _NEVER
+            if first == NEVER:
+                return NEVER
             end = max((first // period + 1) * period, self._closed_end + period)
             if first >= end - length:
                 return end
@@ -294,7 +284,7 @@ class Synchronizer:
         self._events.clear()
         return events
 
-    def _suspect(self, own: _Stream, sample: Sample, now_ns: int) -> list[Window]:
+    def _suspect(self, own: StreamBuffer, sample: Sample, now_ns: int) -> list[Window]:
         """Treat a stamp far in the past: one is late, two that agree are a jump of time."""
         before = own.suspect
         if before is None or abs(before.stamp_ns - sample.stamp_ns) > self._foreign:
@@ -319,7 +309,7 @@ class Synchronizer:
         self._stale = (now_ns + self.spec.deadline_ns, newest, sample.stamp_ns)
         return out
 
-    def _is_stale(self, own: _Stream, stamp: int, now_ns: int) -> bool:
+    def _is_stale(self, own: StreamBuffer, stamp: int, now_ns: int) -> bool:
         """Recognise samples from before a jump that were still on their way."""
         until, old, new = self._stale  # type: ignore[misc]
         if now_ns > until:
@@ -330,14 +320,14 @@ class Synchronizer:
         own.dropped += 1
         return True
 
-    def _lead(self, own: _Stream, offset: int, now_ns: int) -> None:
+    def _lead(self, own: StreamBuffer, offset: int, now_ns: int) -> None:
         """Make ``own`` the reference of the clock."""
         self._reference, self._reference_offset = own, offset
         own.foreign, own.differs_since = False, None
         if self._began is None:
             self._began = now_ns
 
-    def _is_foreign(self, own: _Stream, offset: int, stamp: int, now_ns: int) -> bool:
+    def _is_foreign(self, own: StreamBuffer, offset: int, stamp: int, now_ns: int) -> bool:
         """Decide whether a stream whose clock differs greatly is left out; count if so."""
         leader = self._reference
         if leader is None or leader.arrival is None or (
@@ -364,13 +354,13 @@ class Synchronizer:
         own.foreign_ns = offset
         return True
 
-    def _agrees(self, own: _Stream, stamp: int) -> None:
+    def _agrees(self, own: StreamBuffer, stamp: int) -> None:
         own.differs_since = None
         if own.foreign:
             own.foreign = False
             self._event('agrees', own.name, stamp, f'the clock of {own.name} agrees again')
 
-    def _offset(self, stream: _Stream) -> int:
+    def _offset(self, stream: StreamBuffer) -> int:
         if stream.foreign:
             return stream.foreign_ns
         if stream.newest is None or stream.arrival is None or self._reference is None:

@@ -1,14 +1,18 @@
 """The records of event-time windows: what is asked for, what comes out, what went wrong.
 
-This module owns the plain data that ``synchronizer.py`` works with; it is pure Python.
+This module owns the plain data that ``synchronizer.py`` works with, and the buffer of a stream; it
+is pure Python.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from onellm_ros.modality import Modality, Sample
+
+NEVER = 1 << 80  # later than any stamp
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class WindowSpec:
     """How windows are cut. All times are integer nanoseconds.
 
     :param streams: in order of rank: the first one that speaks is the reference for the clock.
+        None yet is possible: ``Synchronizer.extend`` adds them.
     :param deadline_ns: wall-clock time that a window waits past its end for a late stream.
     :param silence_ns: a stream that has said nothing for so long does not hold windows back.
     :param backward_ns: a stamp that is older than its stream's newest by more than this, confirmed
@@ -64,9 +69,8 @@ class WindowSpec:
         :raises ValueError: saying what was found and what was expected.
         """
         names = [s.name for s in self.streams]
-        if not names or len(set(names)) != len(names):
-            raise ValueError(
-                f'streams: expected at least one, with different names, found {names}')
+        if len(set(names)) != len(names):
+            raise ValueError(f'streams: expected different names, found {names}')
         for name in ('length_ns', 'period_ns', 'deadline_ns', 'silence_ns', 'foreign_ns'):
             if getattr(self, name) <= 0:
                 raise ValueError(f'{name}: expected more than 0, found {getattr(self, name)}')
@@ -86,7 +90,8 @@ class Event:
 
     :param kind: ``backward`` (time jumped back, everything was emptied), ``gap`` (a long span
         without any sample), ``offset`` (a stream's clock differs), ``foreign`` (so much that it is
-        left out) or ``agrees`` (it no longer differs).
+        left out) or ``agrees`` (it no longer differs). The intake adds ``clock`` (a stream's clock
+        is another one than the node's) and ``elsewhen`` (so are those of all).
     """
 
     kind: str
@@ -148,3 +153,46 @@ class StreamStats:
     arrival_ns: int | None
     offset_ns: int
     foreign: bool
+
+
+class StreamBuffer:
+    """The buffer and the counts of one stream."""
+
+    __slots__ = ('spec', 'name', 'rank', 'span_ns', 'stamps', 'samples', 'newest', 'mark',
+                 'arrival', 'suspect', 'received', 'late', 'dropped', 'duplicates', 'told',
+                 'differs_since', 'foreign', 'foreign_ns', 'offset_told')
+
+    def __init__(self, spec: StreamSpec, rank: int, length_ns: int) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.rank = rank
+        self.span_ns = max(length_ns, spec.lookback_ns)
+        self.received = self.late = self.dropped = self.duplicates = 0
+        self.told = (0, 0, 0)
+        self.arrival: int | None = None
+        self.foreign = self.offset_told = False
+        self.foreign_ns = 0  # how far its clock was off when last heard, while it is left out
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the samples; the counts stay."""
+        self.stamps: list[int] = []
+        self.samples: list[Sample] = []
+        self.newest: int | None = None
+        self.mark = -NEVER  # the newest sample's end: what comes next has no older stamp
+        self.suspect: Sample | None = None
+        self.differs_since: int | None = None
+
+    def trim(self, before_ns: int, closed_ns: int) -> None:
+        """Forget samples older than ``before_ns`` and thin out those older than ``closed_ns``."""
+        cut = bisect_left(self.stamps, before_ns)
+        del self.stamps[:cut]
+        del self.samples[:cut]
+        thin_ns = self.spec.thin_ns
+        if not thin_ns:
+            return
+        hi = bisect_left(self.stamps, closed_ns)
+        keep = [i for i in range(hi)
+                if i == 0 or self.stamps[i] // thin_ns != self.stamps[i - 1] // thin_ns]
+        self.samples[:hi] = [self.samples[i] for i in keep]
+        self.stamps[:hi] = [self.stamps[i] for i in keep]

@@ -306,3 +306,25 @@ def test_a_message_costs_microseconds() -> None:
             sync.add(name, one, now)
         best = min(best, (time.process_time() - start) / len(samples))
     assert best < 20e-6
+
+
+def test_a_stream_that_joins_later_costs_the_others_nothing() -> None:
+    sync = Synchronizer(WindowSpec(()))
+    assert sync.poll(5 * S) == [] and sync.flush() == [] and sync.stats() == {}
+    sync.extend(spec('b', 'c'))
+    windows = arrive(sync, [(i * 100 * MS, n, 50 * S + i * 100 * MS)
+                            for i in range(15) for n in 'bc'])
+    sync.extend(spec('a', 'b', 'c'))
+    windows += arrive(sync, [(i * 100 * MS, n, 50 * S + i * 100 * MS)
+                             for i in range(15, 45) for n in 'abc'])
+    assert [w.end_ns for w in windows] == [51 * S, 52 * S, 53 * S, 54 * S]
+    assert [len(w.members['b']) for w in windows] == [10] * 4
+    assert [len(w.members.get('a', ())) for w in windows] == [0, 5, 10, 10]
+    assert sync.take_events() == [] and sync.stats()['b'].received == 45
+    sync.extend(spec('a', 'c'))
+    assert set(sync.stats()) == {'a', 'c'} and sync.stats()['c'].received == 45
+    rest = arrive(sync, [(i * 100 * MS, n, 50 * S + i * 100 * MS)
+                         for i in range(45, 52) for n in 'ac'])
+    assert [set(w.members) for w in rest] == [{'a', 'c'}]
+    with pytest.raises(ValueError, match='same times'):
+        sync.extend(WindowSpec((), length_ns=2 * S))

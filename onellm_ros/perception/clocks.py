@@ -42,7 +42,7 @@ class StreamClock:
         self._best: deque[tuple[int, int]] = deque(maxlen=_BUCKETS)  # (second, stamp - receipt)
         self._pairs = 0
         self._first_ns = self._span_ns = 0
-        self._newest: int | None = None     # the newest pair's difference
+        self._newest = 0                    # the newest pair's difference
         self._suspects: list[tuple[int, int]] = []
         self._used: int | None = None       # what stamps are corrected by, following the estimate
         self._used_at_ns = 0
@@ -54,9 +54,11 @@ class StreamClock:
 
     @property
     def waiting(self) -> bool:
-        """Tell whether the stream seems to have another clock, and too little of it was seen."""
-        return not self.settled and self._newest is not None and (
-            abs(self._newest) > self.tolerance_ns)
+        """Tell whether the newest stamp says another offset than is known, or none is known.
+
+        It is a wild one, was held up for long, or the first of another clock: more will show.
+        """
+        return bool(self._suspects) or (not self.settled and abs(self._newest) > self.tolerance_ns)
 
     @property
     def offset_ns(self) -> int:
@@ -87,7 +89,7 @@ class StreamClock:
         if not self._pairs:
             self._first_ns = receive_ns
         self._pairs += 1
-        self._span_ns = receive_ns - self._first_ns
+        self._span_ns = max(self._span_ns, receive_ns - self._first_ns)
         if self._best and self._best[-1][0] == second:
             difference = max(difference, self._best.pop()[1])
         self._best.append((second, difference))
@@ -109,7 +111,7 @@ class StreamClock:
             self.jumps += self.settled
             pairs, self._suspects = list(suspects), []
             self._best.clear()
-            self._pairs, self._used = 0, None
+            self._pairs, self._span_ns, self._used = 0, 0, None
             for pair in pairs:
                 self._take(*pair)
 

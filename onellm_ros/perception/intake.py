@@ -1,9 +1,10 @@
 """The intake: messages of the sources are converted, stamped and cut into windows.
 
 The node's subscriptions and the messages of a recording take the same way in, so that both make
-the same windows. This module owns what a stamp of zero means, counting and naming what is wrong
-with messages, and which calibration goes with which picture. Messages are read by their fields; no
-ROS is imported. What becomes of windows is the business of its caller; one thread calls it.
+the same windows. This module owns counting and naming what is wrong with messages, and which
+calibration goes with which picture; what their stamps mean stands in ``stamping.py``. Messages are
+read by their fields; no ROS is imported. What becomes of windows is the business of its caller;
+one thread calls it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from onellm_ros.config import ConfigError
 from onellm_ros.modality import Modality, ModalityError, Sample, spec_of
 from onellm_ros.node_config import InputConfig
 from onellm_ros.perception.sources import SourceSpec
+from onellm_ros.perception.stamping import Stamping
 from onellm_ros.ros.conversions import (
     AudioDecoder,
     AudioFormat,
@@ -29,6 +31,7 @@ from onellm_ros.ros.conversions import (
     intrinsics,
     normal_sample,
     point_sample,
+    stamp_ns,
 )
 from onellm_ros.synchronizer import Synchronizer
 from onellm_ros.windows import Event, Window, WindowSpec
@@ -86,6 +89,7 @@ class Feed:
     :param topic: fully resolved. :param type: its messages' type.
     :param errors: messages that could not be used; ``last_error`` says why the last one could not.
     :param arrival_s: monotonic time of the newest message, ``error_s`` of the newest unusable one.
+    :param unsettled: messages not used because their clock was not known yet.
     """
 
     source: SourceSpec
@@ -97,6 +101,7 @@ class Feed:
     last_error: str = ''
     error_s: float = 0.0
     arrival_s: float = 0.0
+    unsettled: int = 0
 
 
 class Intake:
@@ -114,27 +119,54 @@ class Intake:
                  on_window: Callable[[Window], None], on_jump: Callable[[], None],
                  on_event: Callable[[Event], None], on_wrong: Callable[[str, str], None],
                  resolve: Callable[[str], str] = lambda name: name) -> None:
-        self.sources = tuple(sources)
+        self.sources: tuple[SourceSpec, ...] = ()
         self.synchronizer = Synchronizer(spec)
-        self._config = config
+        self.stamping = Stamping(config, on_event)
+        self._config, self._resolve = config, resolve
         self._on_window, self._on_jump = on_window, on_jump
         self._on_event, self._on_wrong = on_event, on_wrong
         self._now_ns = 0
         self._cameras: dict[str, tuple[tuple[int, int], tuple[float, float, float, float]]] = {}
-        self._mergers = {s.name: ImuMerger() for s in sources if s.modality is Modality.IMU}
+        self._mergers: dict[str, ImuMerger] = {}
         self._camera_of: dict[str, str] = {}
         self.feeds: list[Feed] = []
         self.camera_feeds: list[Feed] = []
-        for source in self.sources:
-            for name, kind in source.topics:
-                topic = resolve(name)
-                self.feeds.append(Feed(source, topic, kind, converter(
-                    source, topic, kind, config, self._mergers.get(source.name))))
-            if source.camera_info:
-                camera = resolve(source.camera_info)
-                self._camera_of[source.name] = camera
-                if camera not in [f.topic for f in self.camera_feeds]:
-                    self.camera_feeds.append(self._camera_feed(source, camera))
+        self.use(sources, spec)
+
+    def use(self, sources: Sequence[SourceSpec], spec: WindowSpec) -> None:
+        """Take these sources from now on; feeds and windows of those that stay are kept.
+
+        A topic without a type has no feed until a source comes that knows it.
+
+        :param spec: with a stream for each source, and the same times as before.
+        :raises ConfigError: if two sources have one topic and modality, or for settings.
+        """
+        before, self.sources = self.feeds, tuple(sources)
+        kept = [f for f in before if f.source in self.sources]
+        self.feeds = [f for s in self.sources for f in
+                      ([f for f in kept if f.source == s] or self._feeds_for(s))]
+        seen: dict[tuple[str, Modality], str] = {}
+        for feed in self.feeds:
+            name = seen.setdefault((feed.topic, feed.source.modality), feed.source.name)
+            if name != feed.source.name:
+                raise ConfigError(f'sources: found {feed.topic} as {feed.source.modality} for '
+                                  f'{name} and {feed.source.name}, expected each topic once')
+        self.synchronizer.extend(spec)
+
+    def _feeds_for(self, source: SourceSpec) -> list[Feed]:
+        if source.modality is Modality.IMU:
+            self._mergers.setdefault(source.name, ImuMerger())
+        if source.camera_info:
+            camera = self._camera_of[source.name] = self._resolve(source.camera_info)
+            if camera not in [f.topic for f in self.camera_feeds]:
+                self.camera_feeds.append(self._camera_feed(source, camera))
+        out = []
+        for name, kind in source.topics:
+            if kind:
+                topic = self._resolve(name)
+                out.append(Feed(source, topic, kind, converter(
+                    source, topic, kind, self._config, self._mergers.get(source.name))))
+        return out
 
     def _camera_feed(self, source: SourceSpec, topic: str) -> Feed:
         def convert(message: Any, _: int) -> list[Sample]:
@@ -146,6 +178,7 @@ class Intake:
     def restart(self) -> None:
         """Forget what is held (after a pause)."""
         self.synchronizer = Synchronizer(self.synchronizer.spec)
+        self.stamping.clear()
         for merger in self._mergers.values():
             merger.clear()
 
@@ -168,10 +201,22 @@ class Intake:
         except _MALFORMED as error:
             self._refuse(feed, f'malformed message: {type(error).__name__}: {error}')
             return
+        if feed in self.camera_feeds:
+            return
+        headed = hasattr(message, 'header')
+        wrong = self.stamping.hear(feed.source, stamp_ns(message) if headed else None, receive_ns)
+        if wrong.refused:
+            self._refuse(feed, wrong.refused)
+            return
+        if wrong.told:
+            self._on_wrong(feed.topic, wrong.told)
+        if wrong.waiting:
+            feed.unsettled += 1
+            return
         for sample in samples:
-            stamped = self._stamped(feed, message, sample, receive_ns)
-            if stamped is not None:
-                self._add(feed.source, stamped, now_ns)
+            if feed.source.frame:
+                sample = replace(sample, frame_id=feed.source.frame)
+            self._add(feed.source, self.stamping.stamped(feed.source, sample), now_ns)
 
     def _add(self, source: SourceSpec, sample: Sample, now_ns: int) -> None:
         if sample.intrinsics is None and source.name in self._camera_of:
@@ -189,20 +234,6 @@ class Intake:
         feed.error_s = time.monotonic()
         feed.last_error = text
         self._on_wrong(feed.topic, text)
-
-    def _stamped(self, feed: Feed, message: Any, sample: Sample, receive_ns: int
-                 ) -> Sample | None:
-        """Return the sample with a usable stamp, or None if it is refused."""
-        if sample.stamp_ns != 0:
-            return sample
-        if hasattr(message, 'header'):
-            if self._config.stamp_policy == 'refuse':
-                self._refuse(feed, 'found a stamp of zero, expected the time of measurement; '
-                             'mend the driver, or set inputs.stamp_policy to receive')
-                return None
-            self._on_wrong(feed.topic, 'found a stamp of zero, expected the time of measurement; '
-                           'the time of receipt is taken instead')
-        return replace(sample, stamp_ns=receive_ns)
 
     def _intrinsics_for(self, source: SourceSpec, shape: tuple[int, ...]
                         ) -> tuple[float, float, float, float] | None:

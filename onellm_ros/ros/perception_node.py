@@ -35,15 +35,16 @@ from onellm_ros.node_config import NodeConfig
 from onellm_ros.perception import memory
 from onellm_ros.perception.questions import AskError
 from onellm_ros.perception.results import Described, EngineLike, model_text
-from onellm_ros.perception.sources import SourceSpec, default_sources, window_spec
+from onellm_ros.perception.sources import Plan, SourceTable, source_table
 from onellm_ros.perception.worker import Worker
 from onellm_ros.ros import outputs, parameters
 from onellm_ros.ros.asking import Asking
-from onellm_ros.ros.inputs import Inputs
+from onellm_ros.ros.frames import Frames
+from onellm_ros.ros.inputs import Inputs, check_types
 from onellm_ros.ros.once import Once
 from onellm_ros.ros.reporting import Reporting
 from onellm_ros.ros.transitions import refuse_impossible
-from onellm_ros.windows import Window
+from onellm_ros.windows import Window, WindowSpec
 
 POLL_S = 0.05
 Loader = Callable[[str, str], EngineLike]
@@ -64,7 +65,8 @@ class PerceptionNode(LifecycleNode):
         self._config = NodeConfig()
         self._engine: EngineLike | None = None
         self._choice = ChoiceSpec({})
-        self._sources: tuple[SourceSpec, ...] = ()
+        self._table = SourceTable(())
+        self._frames: Frames | None = None
         self._modality_of: dict[str, Modality] = {}
         self._inputs: Inputs | None = None
         self._worker: Worker | None = None
@@ -98,13 +100,10 @@ class PerceptionNode(LifecycleNode):
                 memory.load_engine(self._config) if self._loader is None else
                 self._loader(self._config.model, self._config.device))
             modalities = self._allowed(self._engine, self._config)
-            self._sources = default_sources(self._config.inputs, modalities)
-            self._modality_of = {s.name: s.modality for s in self._sources}
-            self._choice = ChoiceSpec.for_model(
-                self._engine.config.tokenizer, self._modality_of, modalities,
-                video_ns=round(self._config.window.video_s * 1e9),
-                merge_points=self._config.window.merge_points)
-            self._spec = window_spec(self._config.window, self._sources, self._choice.lookback_ns)
+            self._table = source_table(self._config, modalities)
+            check_types(self._table.specs)
+            self._frames = Frames(self, self._config, lambda kind, text: self._warn(kind, text))
+            self._use(self._table, modalities)
         except (ConfigError, RuntimeError, OSError, ValueError, ImportError) as error:
             self.get_logger().error(f'cannot be configured: {error}')
             self._free()
@@ -112,7 +111,23 @@ class PerceptionNode(LifecycleNode):
         self.get_logger().info(
             f'model {model_text(self._engine)} sees '
             f'{", ".join(in_order(modalities))}')
+        for text in self._table.left_out:
+            self.get_logger().info(f'source {text}')
+        for text in parameters.without_effect(self):
+            self.get_logger().warning(text)
         return super().on_configure(state)
+
+    def _use(self, table: SourceTable, modalities: frozenset[Modality]) -> WindowSpec:
+        """Take these sources from now on, and return how windows are cut from them.
+
+        :raises ConfigError: for a required input that is not among them.
+        """
+        assert self._engine is not None
+        plan = Plan.of(table, self._config, self._engine.config.tokenizer, modalities,
+                       self._frames)
+        self._modality_of = dict(plan.choice.streams)
+        self._choice = plan.choice
+        return plan.windows
 
     @staticmethod
     def _allowed(engine: EngineLike, config: NodeConfig) -> frozenset[Modality]:
@@ -139,8 +154,11 @@ class PerceptionNode(LifecycleNode):
                         why_silent=self._why_silent)
         worker.describe, worker.asking = self._config.describe, self._config.ask
         try:
-            self._inputs = Inputs(self, self._config, self._sources, self._spec, self._on_window,
-                                  self._on_jump)
+            shown = self._choice.modalities
+            self._inputs = Inputs(
+                self, self._config, self._table.specs, self._use(self._table, shown),
+                self._on_window, self._on_jump, table=self._table, modalities=shown,
+                on_table=lambda table: self._use(table, shown), frames=self._frames)
         except ConfigError as error:
             self.get_logger().error(f'cannot be activated: {error}')
             return TransitionCallbackReturn.FAILURE

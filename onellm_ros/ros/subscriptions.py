@@ -2,8 +2,8 @@
 
 A best-effort subscription connects to every publisher, but loses most large messages on a busy
 machine; a reliable one hears nothing from a best-effort publisher. So this module owns which of
-the two a topic gets, watching who publishes, and changing over without losing messages. All of it
-runs on the thread of the node's executor.
+the two a topic gets, watching who publishes, changing over without losing messages, and naming
+publishers that cannot be heard. All of it runs on the thread of the node's executor.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ from typing import Any
 
 from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    LivelinessPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+)
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 LOOK_S = 1.0            # all publishers are looked at this often, and when their number changes
@@ -64,19 +70,62 @@ def fitting(publishers: Iterable[TopicEndpointInfo], choice: str, may_latch: boo
     return Policy(reliable, latched)
 
 
+def mismatches(offered: QoSProfile, requested: QoSProfile) -> list[str]:
+    """Return each policy that keeps a publisher from being heard, as DDS judges it.
+
+    :returns: such as ``RELIABILITY: offers BEST_EFFORT, requested RELIABLE``; empty: compatible.
+    """
+    def text(policy: str, offer: Any, request: Any) -> str:
+        return f'{policy}: offers {offer}, requested {request}'
+
+    def seconds(duration: Any) -> str:
+        return f'{duration.nanoseconds / 1e9:g} s' if duration.nanoseconds else 'none'
+
+    def slower(offer: Any, request: Any) -> bool:  # 0: no limit
+        limit = request.nanoseconds
+        return bool(limit) and (not offer.nanoseconds or offer.nanoseconds > limit)
+    out = []
+    if (offered.reliability == ReliabilityPolicy.BEST_EFFORT
+            and requested.reliability == ReliabilityPolicy.RELIABLE):
+        out.append(text('RELIABILITY', offered.reliability.name, requested.reliability.name))
+    if (offered.durability == DurabilityPolicy.VOLATILE
+            and requested.durability == DurabilityPolicy.TRANSIENT_LOCAL):
+        out.append(text('DURABILITY', offered.durability.name, requested.durability.name))
+    if slower(offered.deadline, requested.deadline):
+        out.append(text('DEADLINE', seconds(offered.deadline), seconds(requested.deadline)))
+    if (offered.liveliness == LivelinessPolicy.AUTOMATIC
+            and requested.liveliness == LivelinessPolicy.MANUAL_BY_TOPIC):
+        out.append(text('LIVELINESS', offered.liveliness.name, requested.liveliness.name))
+    if slower(offered.liveliness_lease_duration, requested.liveliness_lease_duration):
+        out.append(text('LIVELINESS lease', seconds(offered.liveliness_lease_duration),
+                        seconds(requested.liveliness_lease_duration)))
+    return out
+
+
+def node_of(publisher: TopicEndpointInfo) -> str:
+    """Return the full name of the node that a publisher belongs to."""
+    return f'{publisher.node_namespace.rstrip("/")}/{publisher.node_name}'
+
+
 class FollowingSubscription:
     """One topic's subscription; call :meth:`poll` some 20 times a second, :meth:`close` to end.
 
     :param receive: called with each message. :param warn: (topic, text), if a QoS cannot match.
     :param choice: see :func:`fitting`. :param may_latch: likewise.
     :param depth: messages that may wait.
+    :param setting: name of the parameter that the choice is from.
+
+    Attribute ``incompatible``: publishers that cannot be heard, and why; empty: there are none.
     """
 
     def __init__(self, node: Node, kind: Any, topic: str, receive: Callable[[Any], None],
                  warn: Callable[[str, str], None], *, choice: str = 'auto',
-                 may_latch: bool = False, depth: int = 10) -> None:
+                 may_latch: bool = False, depth: int = 10,
+                 setting: str = 'inputs.reliability') -> None:
         self._node, self._kind, self.topic, self._receive = node, kind, topic, receive
         self._warn, self._choice, self._may_latch, self._depth = warn, choice, may_latch, depth
+        self._setting = setting
+        self.incompatible = ''
         self._publishers = 0
         self._look_s = 0.0
         self._old: Any = None               # what is subscribed still while changing over
@@ -97,7 +146,21 @@ class FollowingSubscription:
     def _look(self) -> Policy:
         self._look_s = time.monotonic() + LOOK_S
         self._publishers = self._node.count_publishers(self.topic)
-        return fitting(self._offers(), self._choice, self._may_latch)
+        offers = self._offers()
+        policy = fitting(offers, self._choice, self._may_latch)
+        self._judge(offers, policy)
+        return policy
+
+    def _judge(self, offers: Iterable[TopicEndpointInfo], policy: Policy) -> None:
+        """Find the publishers that cannot be heard, and name them once."""
+        requested = policy.qos(self._depth)
+        wrong = [f'{node_of(offer)} ({"; ".join(found)})' for offer in offers
+                 if (found := mismatches(offer.qos_profile, requested))]
+        self.incompatible = ', '.join(sorted(set(wrong)))
+        if wrong:
+            self._warn(self.topic, 'a publisher offers a QoS that this subscription cannot use: '
+                       f'{self.incompatible}: nothing is received from it; set {self._setting} '
+                       'to auto or make the publisher reliable')
 
     def _tell(self) -> None:
         self._node.get_logger().info(f'{self.topic}: subscribed {self.policy}')
@@ -108,12 +171,8 @@ class FollowingSubscription:
         def take(message: Any, info: dict[str, int]) -> None:
             self._take(message, info, bool(mine) and mine[0] is self._current)
 
-        def incompatible(info: QoSRequestedIncompatibleQoSInfo) -> None:
-            self._look_s = 0.0
-            if self._choice == 'reliable':
-                self._warn(self.topic, 'a publisher offers a QoS that this subscription cannot '
-                           f'use ({info.last_policy_kind}): nothing is received from it; set '
-                           'inputs.reliability to auto or make the publisher reliable')
+        def incompatible(_: QoSRequestedIncompatibleQoSInfo) -> None:
+            self._look_s = 0.0  # who it is, the graph tells
         mine.append(self._node.create_subscription(
             self._kind, self.topic, take, self.policy.qos(self._depth),
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible)))
