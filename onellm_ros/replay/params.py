@@ -17,12 +17,13 @@ import yaml
 from onellm_ros.config import ConfigError, from_mapping
 from onellm_ros.modality import parse_modality
 from onellm_ros.node_config import NodeConfig
+from onellm_ros.perception.robot_params import is_named, with_robot
 
 REPORT = 'report.yaml'          # beside the bag that ``onellm record`` writes
 _MODALITY_LISTS = ('modalities', 'window.required')
 # What the node has beside its settings; a replay has no use for most of them.
-_OTHERS = re.compile(r'(autostart|use_sim_time|start_type_description_service|sources|extrinsics'
-                     r'|(qos_overrides|source|extrinsic)\..+)$')
+_OTHERS = re.compile(r'(autostart|use_sim_time|start_type_description_service'
+                     r'|qos_overrides\..+)$')
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ def _limits(cls: type = NodeConfig, prefix: str = '') -> dict[str, Any]:
     hints = get_type_hints(cls)
     out: dict[str, Any] = {}
     for item in fields(cls):
+        if 'names' in item.metadata:
+            continue                # sources and extrinsics: perception/robot_params
         if is_dataclass(hints[item.name]):
             out.update(_limits(hints[item.name], f'{prefix}{item.name}.'))  # type: ignore[arg-type]
         else:
@@ -118,6 +121,8 @@ def config_of(values: Mapping[str, Any]) -> tuple[NodeConfig, tuple[str, ...]]:
     tree: dict[str, Any] = {}
     notes = []
     for name, value in values.items():
+        if is_named(name):
+            continue
         if name not in limits:
             if not _OTHERS.match(name):
                 notes.append(f'parameter {name}: the perception node has none of that name; '
@@ -128,7 +133,7 @@ def config_of(values: Mapping[str, Any]) -> tuple[NodeConfig, tuple[str, ...]]:
         for part in path:
             branch = branch.setdefault(part, {})
         branch[last] = _checked(name, value, limits[name])
-    return from_mapping(NodeConfig, tree), tuple(notes)
+    return with_robot(from_mapping(NodeConfig, tree), values), tuple(notes)
 
 
 def read_params(path: str | Path, node: str = '') -> NodeParams:

@@ -168,10 +168,14 @@ def _moment(seconds: float | None, origin_ns: int) -> int | None:
 
 def _parts(recording: Recording, segment_s: float, low: int, high: int, settle: int
            ) -> list[Segment]:
-    """Cut a recording. One that is damaged stays one: its messages stand in no certain order."""
+    """Cut a recording.
+
+    One that is damaged stays whole, for its messages stand in no certain order; so does one with a
+    simulated clock, whose deadlines hang on all that was before.
+    """
     length = round(segment_s * 1e9)
     cuts: list[int] = []
-    if length > 0 and recording.whole:
+    if length > 0 and recording.whole and not recording.plan.clock:
         cuts = [(low + i * length) // POLL_NS * POLL_NS
                 for i in range(1, max(1, (high - low + length // 2) // length))]
     borders: list[int | None] = [None, *cuts, None if high >= recording.end_ns else high]

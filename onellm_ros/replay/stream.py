@@ -14,6 +14,7 @@ import heapq
 from typing import Any
 
 from onellm_ros.perception.intake import Intake
+from onellm_ros.perception.pausing import PausingClock
 from onellm_ros.replay.bags import Bag, BagMessage
 from onellm_ros.replay.topics import TopicPlan
 from onellm_ros.ros.message_fields import stamp_ns
@@ -104,7 +105,8 @@ class Stream:
             self._feeds.setdefault(feed.topic, []).append(feed)
         self.now_ns = 0
         self._heard_ns: int | None = None       # the newest message
-        self._clock_ns: int | None = None
+        self._clock_ns: int | None = None       # simulated time, if the node went by that
+        self._deadline = PausingClock(lambda: self._clock_ns, lambda: self.now_ns)
         self._last: tuple[Any, ...] = ()
         self.begins: Handover | None = None
         self.ends: Handover | None = None
@@ -127,7 +129,7 @@ class Stream:
             yield from self._deadlines(stamp)
             self._reach(stamp)
             if self._heard_ns is not None:
-                self._intake.poll(stamp)
+                self._intake.poll(self._deadline())
             self._receive(message)
             yield from self._take()
         if self._part.end_ns is None:
@@ -146,7 +148,7 @@ class Stream:
         due = (self.now_ns // POLL_NS + 1) * POLL_NS
         while due <= min(until_ns, self._heard_ns + _POLLED_NS):
             self._reach(due)
-            self._intake.poll(due)
+            self._intake.poll(self._deadline())
             yield from self._take()
             due += POLL_NS
 
@@ -167,7 +169,7 @@ class Stream:
             return
         receive_ns = self.now_ns if self._clock_ns is None else self._clock_ns
         for feed in self._feeds.get(message.topic, ()):
-            self._intake.receive(feed, message.message, receive_ns, self.now_ns)
+            self._intake.receive(feed, message.message, receive_ns, self._deadline())
 
     def _take(self) -> Iterator[tuple[Window, int]]:
         """Yield what has closed."""
