@@ -296,7 +296,8 @@ def test_parameters_of_the_node(bag: Path, tmp_path: Path, capsys: pytest.Captur
     assert all(w['text'].startswith('Say. ') for w in found)
     assert {m['modality'] for w in found for m in w['modalities']} == {'image'}
     assert 'colour' in capsys.readouterr().err
-    for text, words in (('a: [', 'no YAML'), ('/x:\n  ros__parameters: {window: 1}', 'for x, expected'),
+    for text, words in (('a: [', 'no YAML'),
+                        ('/x:\n  ros__parameters: {window: 1}', 'for x, expected'),
                         ('/**:\n  ros__parameters: {window.length_s: 0.0}', '0.01 to 3600')):
         file.write_text(text)
         with pytest.raises(ConfigError, match=words):
