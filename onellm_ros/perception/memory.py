@@ -6,10 +6,10 @@ estimate: what torch itself and messages on their way take is in none of the fig
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 import ctypes
 from dataclasses import dataclass, fields
 import gc
+import json
 import math
 import os
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from onellm_ros.config import ModelConfig
 
 MIB = 1 << 20
+_LONGEST_HEADER = 100_000_000    # bytes; as the library has it
 _PREFIXES = 3               # encoded windows at a time: two are kept while a third is made
 _TURNED = re.compile(r'.*\.attention\.w[qk]\.weight')       # copied when a release is read
 _Shapes = dict[str, tuple[tuple[int, ...], int]]
@@ -67,28 +68,41 @@ def megabytes(size: float) -> str:
 
 # -- what a model needs -----------------------------------------------------------------------
 
+def _header(path: Path) -> dict[str, Any]:
+    """Read what a safetensors file says of its tensors.
+
+    Not by its library, which maps the whole file: that fails where a file exceeds the memory.
+
+    :raises CheckpointError: if the file is no such file.
+    """
+    from onellm_ros.model.files import CheckpointError
+
+    try:
+        with path.open('rb') as stream:
+            length = int.from_bytes(stream.read(8), 'little')
+            if length > _LONGEST_HEADER:
+                raise ValueError(f'a header of {length} bytes')
+            table = json.loads(stream.read(length))
+        return {name: (tuple(map(int, part['shape'])), str(part['dtype']))
+                for name, part in table.items() if name != '__metadata__'}
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise CheckpointError(f'{path}: not readable as safetensors: {error}') from error
+
+
 def _own_shapes(folder: Path) -> _Shapes:
     """Return shape and bytes a value of every tensor, from the headers alone."""
     from onellm_ros.model.checkpoint import weights_files
-    from onellm_ros.model.hf_llm import open_safetensors
 
-    found: _Shapes = {}
     sizes = {'I8': 1, 'U8': 1, 'BOOL': 1, 'F16': 2, 'BF16': 2, 'I16': 2, 'F64': 8, 'I64': 8}
-    with ExitStack() as stack:
-        for path in weights_files(folder):
-            file = open_safetensors(stack, path)
-            for name in file.keys():  # noqa: SIM118 (not a mapping)
-                part = file.get_slice(name)
-                found[f'{path.name}:{name}'] = (
-                    tuple(part.get_shape()), sizes.get(str(part.get_dtype()), 4))
-    return found
+    return {f'{path.name}:{name}': (shape, sizes.get(kind, 4))
+            for path in weights_files(folder) for name, (shape, kind) in _header(path).items()}
 
 
 def _model_of(folder: Path) -> tuple[ModelConfig | None, _Shapes]:
     """Return sizes of a model and the shapes of its stored tensors; nothing is loaded.
 
-    Torch's older format can only be read whole: its sizes are unknown (None), and the file is
-    taken for one tensor in half precision.
+    Torch's older format can only be read whole, and a file larger than the memory not be mapped:
+    then the sizes are unknown (None), and the file is taken for values in half precision.
 
     :raises CheckpointError: if the files do not say.
     """
@@ -98,15 +112,22 @@ def _model_of(folder: Path) -> tuple[ModelConfig | None, _Shapes]:
         read_consolidated,
         released_model,
     )
+    from onellm_ros.model.files import CheckpointError
     from onellm_ros.model.released import PREFIX, UNUSED
 
     released = None if (folder / 'model.safetensors').is_file() else consolidated_file(folder)
     if released is None:
         shapes = _own_shapes(folder)
         return own_model(folder).config, shapes
+    unknown: tuple[None, _Shapes] = None, {'all': ((released.stat().st_size // 2,), 2)}
     if not zipfile.is_zipfile(released):
-        return None, {'all': ((released.stat().st_size // 2,), 2)}
-    values = read_consolidated(released)        # mapped, not read
+        return unknown
+    try:
+        values = read_consolidated(released)        # mapped, not read
+    except CheckpointError as error:
+        if 'mmap' not in str(error):
+            raise
+        return unknown
     shapes = {name: (tuple(v.shape), v.element_size()) for name, v in values.items()
               if not UNUSED.fullmatch(name.removeprefix(PREFIX))}
     return released_model(folder, released, {n: tuple(v.shape) for n, v in values.items()}
