@@ -15,14 +15,27 @@ from onellm_ros.node_config import InputConfig, NodeConfig
 rclpy = pytest.importorskip('rclpy')
 pytest.importorskip('onellm_msgs.msg')
 
+from rclpy.duration import Duration  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
+from rclpy.qos import (  # noqa: E402
+    DurabilityPolicy,
+    LivelinessPolicy,
+    QoSCompatibility,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_check_compatible,
+)
 from sensor_msgs.msg import CameraInfo, Imu  # noqa: E402
 from std_msgs.msg import Int32  # noqa: E402
 
 from onellm_ros.perception.sources import default_sources, window_spec  # noqa: E402
 from onellm_ros.ros.inputs import Inputs  # noqa: E402
-from onellm_ros.ros.subscriptions import FollowingSubscription, Policy, fitting  # noqa: E402
+from onellm_ros.ros.subscriptions import (  # noqa: E402
+    FollowingSubscription,
+    Policy,
+    fitting,
+    mismatches,
+)
 
 DEADLINE_S = 30.0
 BEST_EFFORT = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -99,6 +112,31 @@ def test_what_all_publishers_offer_is_asked_for() -> None:
     assert InputConfig().reliability == 'auto'
 
 
+def test_each_policy_that_cannot_match_is_named_with_both_values() -> None:
+    second = Duration(seconds=1)
+    requests = {
+        'RELIABILITY: offers BEST_EFFORT, requested RELIABLE': RELIABLE,
+        'DURABILITY: offers VOLATILE, requested TRANSIENT_LOCAL': QoSProfile(
+            depth=1, reliability=ReliabilityPolicy.BEST_EFFORT,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL),
+        'DEADLINE: offers none, requested 1 s': QoSProfile(
+            depth=1, reliability=ReliabilityPolicy.BEST_EFFORT, deadline=second),
+        'LIVELINESS: offers AUTOMATIC, requested MANUAL_BY_TOPIC': QoSProfile(
+            depth=1, reliability=ReliabilityPolicy.BEST_EFFORT,
+            liveliness=LivelinessPolicy.MANUAL_BY_TOPIC),
+        'LIVELINESS lease: offers none, requested 1 s': QoSProfile(
+            depth=1, reliability=ReliabilityPolicy.BEST_EFFORT,
+            liveliness_lease_duration=second)}
+    offer = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT,
+                       liveliness=LivelinessPolicy.AUTOMATIC)
+    for text, request in requests.items():
+        assert mismatches(offer, request) == [text]
+        assert qos_check_compatible(offer, request)[0] == QoSCompatibility.ERROR, text
+    for good in (BEST_EFFORT, RELIABLE, LATCHED):
+        assert mismatches(good, BEST_EFFORT) == []
+        assert qos_check_compatible(good, BEST_EFFORT)[0] != QoSCompatibility.ERROR
+
+
 def test_publishers_that_come_and_go_are_followed_without_loss(bench: Bench) -> None:
     following = bench.follow()
     assert not following.policy.reliable
@@ -152,6 +190,7 @@ def test_an_explicit_choice_is_kept(bench: Bench) -> None:
     bench.until(lambda: bench.warnings)
     assert 'RELIABILITY' in bench.warnings[0] and 'inputs.reliability to auto' in bench.warnings[0]
     assert following.policy.reliable
+    assert following.incompatible == '/robot (RELIABILITY: offers BEST_EFFORT, requested RELIABLE)'
     bench.robot.destroy_publisher(publisher)
     following.close()
     bench.ended.clear()
