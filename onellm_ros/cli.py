@@ -12,6 +12,8 @@ COMMANDS = {
     'describe': ('onellm_ros.describe', 'answer about sensor files, without ROS'),
     'eval': ('onellm_ros.evaluation.command', 'score a model'),
     'pull': ('onellm_ros.weights.pull_command', 'fetch a model from a hub'),
+    'record': ('onellm_ros.ros.record', "write a node's inputs and outputs into a bag"),
+    'replay': ('onellm_ros.replay.command', 'what the node would say about recordings'),
     'study': ('onellm_ros.study.command', "the paper's findings at the size of nano"),
     'train': ('onellm_ros.training.command', 'train a model, on simulated worlds or on files'),
     'up': ('onellm_ros.ros.up', 'start the node and what feeds it, without ros2 launch'),

@@ -141,7 +141,7 @@ def tasks_of(request: Request, facts: Facts, recordings: Sequence[Recording]) ->
     """Cut the recordings into tasks, in the order of their windows."""
     out: list[Task] = []
     for number, recording in enumerate(recordings):
-        _, spec = rules(request.config, facts, recording.plan.sources)
+        spec = rules(request.config, facts, recording.plan.sources).windows
         from_ns = _moment(request.from_s, recording.origin_ns)
         to_ns = _moment(request.to_s, recording.origin_ns)
         wanted = Wanted(from_ns, to_ns, request.every, round(request.every_s * 1e9))

@@ -89,15 +89,17 @@ class Stream:
 
     :param on_wrong: (topic, text) for a message that cannot be used.
     :param on_event: called with what happens to time.
+    :param on_frames: called with each message of transforms.
     :raises ConfigError: for settings that cannot be.
     """
 
     def __init__(self, bag: Bag, plan: TopicPlan, spec: WindowSpec, part: Segment, *,
                  on_wrong: Callable[[str, str], None],
-                 on_event: Callable[[Event], None] = lambda event: None) -> None:
+                 on_event: Callable[[Event], None] = lambda event: None,
+                 on_frames: Callable[[Any], None] = lambda message: None) -> None:
         self._bag, self._plan, self._part = bag, plan, part
         self._closed: list[Window] = []
-        self._on_wrong, self._on_event = on_wrong, on_event
+        self._on_wrong, self._on_event, self._on_frames = on_wrong, on_event, on_frames
         self._intake = Intake(plan.sources, plan.inputs, spec, on_window=self._closed.append,
                               on_jump=lambda: None, on_event=self._event, on_wrong=self._wrong)
         self._feeds: dict[str, list[Any]] = {}
@@ -167,7 +169,11 @@ class Stream:
         if message.topic == self._plan.clock:
             self._clock_ns = stamp_ns(message.message.clock)
             return
-        receive_ns = self.now_ns if self._clock_ns is None else self._clock_ns
+        if message.topic in self._plan.frames:
+            self._on_frames(message.message)
+            return
+        # before simulated time has come, the node does not know when it is
+        receive_ns = (self._clock_ns or 0) if self._plan.clock else self.now_ns
         for feed in self._feeds.get(message.topic, ()):
             self._intake.receive(feed, message.message, receive_ns, self._deadline())
 

@@ -13,14 +13,23 @@ from typing import Any
 from onellm_ros.config import ConfigError
 from onellm_ros.modality import Modality, parse_modality
 from onellm_ros.node_config import InputConfig, NodeConfig
-from onellm_ros.perception.sources import SourceSpec, default_sources
+from onellm_ros.perception.sources import (
+    PICTURES,
+    SourceSpec,
+    default_sources,
+    modality_of,
+    source_table,
+    spec_for,
+)
 from onellm_ros.replay.bag_sources import BagError
 from onellm_ros.replay.bags import Bag
 from onellm_ros.replay.matching import TopicMatch, match_topics
 from onellm_ros.replay.params import NodeParams
-from onellm_ros.ros.conversions import AudioFormat
+from onellm_ros.ros.conversions import AudioFormat, modality_of_message
+from onellm_ros.ros.message_types import short_type
 
 CLOCK = '/clock'
+FRAMES = ('/tf_static', '/tf')
 
 
 @dataclass(frozen=True)
@@ -30,14 +39,16 @@ class TopicPlan:
     :param sources: with the topics and types of the recording; several may be without.
     :param inputs: what the conversions are told.
     :param clock: topic that is the node's clock; empty: the time of recording is.
+    :param frames: topics of transforms, where clouds are to be brought into the base frame.
     :param whole: topics that must be read from the begin of the recording, wherever one starts:
-        sound without stamps, whose times are joined from the first chunk on.
+        sound without stamps, whose times are joined from the first chunk on, and transforms.
     :param lines: what feeds what, for people.
     """
 
     sources: tuple[SourceSpec, ...]
     inputs: InputConfig = field(default_factory=InputConfig)
     clock: str = ''
+    frames: tuple[str, ...] = ()
     whole: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
 
@@ -45,7 +56,8 @@ class TopicPlan:
         """Return every topic to read, each once."""
         found = [topic for source in self.sources for topic, _ in source.topics]
         found += [source.camera_info for source in self.sources if source.camera_info]
-        return list(dict.fromkeys([*found, *([self.clock] if self.clock else [])]))
+        found += [*self.frames, *([self.clock] if self.clock else [])]
+        return list(dict.fromkeys(found))
 
 
 def plan_topics(bag: Bag, config: NodeConfig, modalities: Collection[Modality], *,
@@ -68,6 +80,8 @@ def plan_topics(bag: Bag, config: NodeConfig, modalities: Collection[Modality], 
         sources = _of_table(bag, params.sources)
         lines = [f'  {topic}  -> {source.name} ({source.modality.value})'
                  for source in sources for topic, _ in source.topics]
+    elif config.sources and not overrides:
+        sources, lines = _of_settings(bag, config, modalities)
     else:
         match = match_topics(bag, overrides, audio)
         if match.audio is not None:
@@ -81,7 +95,11 @@ def plan_topics(bag: Bag, config: NodeConfig, modalities: Collection[Modality], 
             line.strip() for line in lines) + '; give --topics TOPIC=MODALITY to insist')
     clock = CLOCK if params is not None and params.use_sim_time and CLOCK in {
         t.name for t in bag.topics()} else ''
-    return TopicPlan(sources, inputs, clock, tuple(_whole(bag, sources)), tuple(lines))
+    placed = {Modality.POINT} | ({Modality.NORMAL} if inputs.normals_frame == 'base' else set())
+    frames = tuple(t.name for t in bag.topics() if t.name in FRAMES) if any(
+        s.topics and s.modality in placed for s in sources) else ()
+    return TopicPlan(sources, inputs, clock, frames, (*_whole(bag, sources), *frames),
+                     tuple(lines))
 
 
 def _of_match(match: TopicMatch, sources: Iterable[SourceSpec], overrides: Mapping[str, str]
@@ -128,6 +146,49 @@ def _of_table(bag: Bag, table: Iterable[Mapping[str, Any]]) -> tuple[SourceSpec,
             values['camera_info'] = ''
         out.append(SourceSpec(**values))
     return tuple(out)
+
+
+def _of_settings(bag: Bag, config: NodeConfig, modalities: Collection[Modality]
+                 ) -> tuple[tuple[SourceSpec, ...], list[str]]:
+    """Return the sources that the node's settings name, and what feeds them, for people.
+
+    What they leave open is told by the recording, as publishers tell it to the node.
+    """
+    types = {info.name: info.type for info in bag.topics()}
+    table = source_table(config, modalities)
+    lines = [f'  note: source {text}' for text in table.left_out]
+    for source in table.open:
+        topic = _recorded(source.topic, types)
+        if topic is None:
+            lines.append(f'  note: source {source.name}: {source.topic} is not in the recording')
+            continue
+        kind = types[topic]
+        first = next(iter(bag.messages([topic])), None)
+        modality = modality_of_message(kind, topic, first.message) if first is not None and \
+            short_type(kind) in PICTURES else modality_of(
+                kind, topic, modalities, tuple(vars(first.message)) if first is not None else ())
+        if modality is None:
+            lines.append(f'  note: source {source.name}: {topic} ({kind}) is of no use')
+        else:
+            table = table.with_spec(spec_for(source, kind, modality))
+    out = []
+    for spec in table.specs:
+        found = {_recorded(name, types): name for name, _ in spec.topics}
+        topics = tuple((topic, types[topic]) for topic in found if topic is not None)
+        lines += [f'  {topic}  -> {spec.name} ({spec.modality.value})' for topic, _ in topics]
+        if None in found:
+            lines.append(f'  note: source {spec.name}: {found[None]} is not in the recording')
+        out.append(replace(spec, topics=topics,
+                           camera_info=_recorded(spec.camera_info, types) or ''))
+    return tuple(out), lines
+
+
+def _recorded(name: str, types: Mapping[str, str]) -> str | None:
+    """Return the recorded topic that a name, relative to some namespace, means."""
+    if not name or name in types or '/' + name in types:
+        return name if name in types else '/' + name if name else None
+    found = [topic for topic in types if topic.endswith('/' + name)]
+    return found[0] if len(found) == 1 and not name.startswith('/') else None
 
 
 def _whole(bag: Bag, sources: Iterable[SourceSpec]) -> Iterable[str]:

@@ -11,18 +11,19 @@ from dataclasses import dataclass, field
 import sys
 from typing import Any, NamedTuple
 
-from onellm_ros.choose import ChoiceSpec, Selection, choose
+from onellm_ros.choose import Selection, choose
 from onellm_ros.config import ConfigError
-from onellm_ros.modality import Modality, parse_modality
+from onellm_ros.modality import Modality, Sample, parse_modality
 from onellm_ros.node_config import NodeConfig
 from onellm_ros.perception.answering import FAILURES, Answerer
+from onellm_ros.perception.extrinsics import FrameTree, Placer, Transform
 from onellm_ros.perception.results import EngineLike, Question, model_text
-from onellm_ros.perception.sources import SourceSpec, window_spec
+from onellm_ros.perception.sources import Plan, SourceSpec, SourceTable
 from onellm_ros.replay.bags import open_bag
 from onellm_ros.replay.records import Record, add_answer, add_description, window_record
 from onellm_ros.replay.stream import Handover, Segment, Stream
 from onellm_ros.replay.topics import TopicPlan
-from onellm_ros.windows import Window, WindowSpec
+from onellm_ros.windows import Window
 
 Loader = Callable[[NodeConfig], EngineLike]
 
@@ -64,16 +65,22 @@ class Facts:
         return wanted & knows
 
 
-def rules(config: NodeConfig, facts: Facts, sources: tuple[SourceSpec, ...]
-          ) -> tuple[ChoiceSpec, WindowSpec]:
+def rules(config: NodeConfig, facts: Facts, sources: tuple[SourceSpec, ...],
+          place: Callable[[Modality, Sample], Sample] | None = None) -> Plan:
     """Return how windows are cut and what is taken out of them, as the node has it.
 
     :raises ConfigError: for settings that do not fit.
     """
-    choice = ChoiceSpec.for_model(
-        facts.tokenizer, {s.name: s.modality for s in sources}, facts.allowed(config),
-        video_ns=round(config.window.video_s * 1e9), merge_points=config.window.merge_points)
-    return choice, window_spec(config.window, sources, choice.lookback_ns)
+    table = SourceTable(sources, rank=tuple(s.name for s in sources))
+    return Plan.of(table, config, facts.tokenizer, facts.allowed(config), place)
+
+
+def _placer(config: NodeConfig, frames: FrameTree, wrong: Callable[[str, str], None]) -> Placer:
+    """Return what brings clouds into the base frame by the transforms of a recording."""
+    def lookup(frame: str, _: int) -> tuple[Transform | None, str]:
+        found = frames.find(config.base_frame, frame)
+        return found, '' if found is not None else 'the recording has none so far'
+    return Placer(config, wrong, lookup)
 
 
 @dataclass(frozen=True)
@@ -181,18 +188,21 @@ class Work:
         """
         engine = self.engine(task.config)
         facts = Facts.of_engine(engine)
-        choice, spec = rules(task.config, facts, task.plan.sources)
-        answerer = Answerer(engine, choice.modalities)
         events: list[str] = []
+        frames = FrameTree()
 
         def wrong(topic: str, text: str) -> None:
             count, first = done.wrong.get(topic, (0, text))
             done.wrong[topic] = (count + 1, first)
 
+        plan = rules(task.config, facts, task.plan.sources, _placer(task.config, frames, wrong))
+        choice, spec = plan.choice, plan.windows
+        answerer = Answerer(engine, choice.modalities)
         number = 0
         with open_bag(task.path) as bag:
             stream = Stream(bag, task.plan, spec, task.part, on_wrong=wrong,
-                            on_event=lambda event: events.append(event.text))
+                            on_event=lambda event: events.append(event.text),
+                            on_frames=frames.add_message)
             for window, closed_ns in stream.windows():
                 if not task.wanted(window, spec.period_ns):
                     continue
