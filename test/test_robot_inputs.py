@@ -38,9 +38,12 @@ from test_perception_node import (  # noqa: E402
 )
 import yaml  # noqa: E402
 
+from onellm_ros.perception.robot_params import with_robot  # noqa: E402
+from onellm_ros.perception.sources import source_table  # noqa: E402
 from onellm_ros.ros import parameters  # noqa: E402
 from onellm_ros.ros.frames import Frames, Tf  # noqa: E402
 from onellm_ros.ros.perception_node import PerceptionNode  # noqa: E402
+from onellm_ros.ros.resolving import Resolver  # noqa: E402
 from onellm_ros.ros.up_params import flat  # noqa: E402
 
 Make = Callable[..., Bench]
@@ -140,6 +143,45 @@ def test_types_that_only_the_publisher_knows(benches: Make) -> None:  # noqa: F8
     bench.until(lambda: bench.diagnostics and any(
         s.name == 'perception: words' for s in bench.diagnostics[-1].status))
     assert 'String' in status(bench, 'words')['']
+
+
+def test_publishers_of_several_types_and_of_another_one_later() -> None:
+    sends = {'/front': ['std_msgs/msg/String', 'sensor_msgs/msg/CompressedImage'],
+             '/mic': ['sensor_msgs/msg/Imu', 'onellm_msgs/msg/AudioChunk'],
+             '/odd': ['nobody_msgs/msg/Thing']}
+    said: list[str] = []
+    node = SimpleNamespace(
+        resolve_topic_name=lambda name: name,
+        get_logger=lambda: SimpleNamespace(info=said.append),
+        get_publishers_info_by_topic=lambda topic: [
+            SimpleNamespace(topic_type=kind) for kind in sends[topic]])
+    config = with_robot(NodeConfig(), {
+        'sources': ['front', 'mic', 'odd'], 'source.front.topic': '/front',
+        'source.front.modality': 'image', 'source.mic.topic': '/mic',
+        'source.mic.modality': 'audio', 'source.odd.topic': '/odd'})
+    found: list[Any] = []
+    resolver = Resolver(node, source_table(config, list(Modality)), list(Modality),
+                        lambda kind, text: said.append(f'{kind}: {text}'), found.append)
+
+    def look() -> None:
+        resolver._look_s = 0.0
+        resolver.poll()
+    look()
+    assert [s.topics[0] for s in found] == [
+        ('/front', 'sensor_msgs/msg/CompressedImage'), ('/mic', 'onellm_msgs/msg/AudioChunk')]
+    assert 'front: publishers of /front send std_msgs/msg/String, sensor_msgs/msg/' \
+        'CompressedImage; sensor_msgs/msg/CompressedImage is taken' in said
+    assert any('nobody_msgs/msg/Thing is not installed' in text for text in said)
+    assert set(resolver.waiting()) == {'odd'} and 'not installed' in resolver.waiting()['odd'][1]
+    count = len(said)
+    look()
+    assert len(found) == 2 and len(said) == count + 1  # the odd one again; it is said once
+    sends['/front'] = ['sensor_msgs/msg/Image']         # another driver took over
+    look()
+    assert found[2].topics == (('/front', 'sensor_msgs/msg/Image'),)
+    sends['/front'] = ['sensor_msgs/msg/PointCloud2']
+    look()
+    assert len(found) == 3 and 'expected Image or CompressedImage' in said[-2] + said[-1]
 
 
 def test_a_publisher_that_cannot_be_heard_is_named(benches: Make) -> None:  # noqa: F811
