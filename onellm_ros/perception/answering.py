@@ -15,7 +15,8 @@ import time
 from typing import Any
 
 from onellm_ros.choose import Selection
-from onellm_ros.modality import Modality
+from onellm_ros.config import ConfigError
+from onellm_ros.modality import Modality, parse_modality
 from onellm_ros.node_config import DescribeConfig
 from onellm_ros.perception.results import Described, EngineLike, Question, Reply, model_text
 
@@ -33,6 +34,21 @@ class _Refused(Exception):
     def __init__(self, text: str, code: str = 'MODALITY_MISSING') -> None:
         super().__init__(text)
         self.code = code
+
+
+def allowed_modalities(engine: EngineLike, names: Sequence[str]) -> frozenset[Modality]:
+    """Return what the model is shown: what it knows, less what the user left out.
+
+    :param names: modalities; none: all that it knows.
+    :raises ConfigError: if nothing remains.
+    """
+    knows = frozenset(getattr(engine, 'modalities', ()) or Modality)
+    wanted = frozenset(parse_modality(name) for name in names) or knows
+    if not wanted & knows:
+        raise ConfigError(
+            f'modalities: found {sorted(m.value for m in wanted)}, expected some of what the '
+            f'model knows: {sorted(m.value for m in knows)}')
+    return wanted & knows
 
 
 @dataclass(frozen=True, eq=False)

@@ -92,7 +92,7 @@ class Asking:
                 return
             try:
                 handle.publish_feedback(AskStream.Feedback(delta=delta, tokens=tokens))
-            except rclpy_implementation.RCLError as error:  # who listens is no business of the model
+            except rclpy_implementation.RCLError as error:  # the answer goes on without
                 self._node.get_logger().warning(f'~/ask_stream: no feedback: {error}', once=True)
         reply = await self._reply(handle.request, on_delta, bytes(handle.goal_id.uuid),
                                   lambda: bool(handle.is_cancel_requested))

@@ -11,7 +11,6 @@ frees the model. ``main`` brings the node to the state active by itself (paramet
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 import gc
 import sys
 from typing import Any
@@ -19,8 +18,7 @@ from typing import Any
 from onellm_msgs.msg import Description, WindowReport
 from rcl_interfaces.msg import SetParametersResult
 import rclpy
-from rclpy.clock import Clock, ClockType, JumpThreshold
-from rclpy.duration import Duration
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -33,12 +31,14 @@ from onellm_ros.config import ConfigError
 from onellm_ros.modality import Modality, in_order, parse_modality
 from onellm_ros.node_config import NodeConfig
 from onellm_ros.perception import memory
+from onellm_ros.perception.answering import allowed_modalities
 from onellm_ros.perception.questions import AskError
 from onellm_ros.perception.results import Described, EngineLike, model_text
 from onellm_ros.perception.sources import Plan, SourceTable, source_table
 from onellm_ros.perception.worker import Worker
 from onellm_ros.ros import outputs, parameters
 from onellm_ros.ros.asking import Asking
+from onellm_ros.ros.clock_jumps import ClockJumps
 from onellm_ros.ros.frames import Frames
 from onellm_ros.ros.inputs import Inputs, check_types
 from onellm_ros.ros.once import Once
@@ -80,10 +80,7 @@ class PerceptionNode(LifecycleNode):
         self._reporting = Reporting(self, lambda: self._state_machine.current_state[1])
         self._reporting.beat_at(self.get_parameter('heartbeat_hz').value)
         # what is kept is from the time before, whether messages have said so yet or not
-        self._clock_jumps = self.get_clock().create_jump_callback(
-            JumpThreshold(min_forward=None, min_backward=Duration(seconds=-1),
-                          on_clock_change=False),
-            post_callback=lambda jump: self._forget())
+        self._clock_jumps = ClockJumps(self, self._forget)
         self._asking = Asking(self, self._asked, lambda: self._config)
         self._enable_service = self.create_service(SetBool, '~/enable', self._on_enable)
         refuse_impossible(self)
@@ -99,7 +96,7 @@ class PerceptionNode(LifecycleNode):
             self._engine = (
                 memory.load_engine(self._config) if self._loader is None else
                 self._loader(self._config.model, self._config.device))
-            modalities = self._allowed(self._engine, self._config)
+            modalities = allowed_modalities(self._engine, self._config.modalities)
             self._table = source_table(self._config, modalities)
             check_types(self._table.specs)
             self._frames = Frames(self, self._config, lambda kind, text: self._warn(kind, text))
@@ -129,30 +126,17 @@ class PerceptionNode(LifecycleNode):
         self._choice = plan.choice
         return plan.windows
 
-    @staticmethod
-    def _allowed(engine: EngineLike, config: NodeConfig) -> frozenset[Modality]:
-        """Return what the model is shown: what it knows, less what the user left out.
-
-        :raises ConfigError: if nothing remains.
-        """
-        knows = frozenset(getattr(engine, 'modalities', ()) or Modality)
-        wanted = frozenset(parse_modality(m) for m in config.modalities) or knows
-        if not wanted & knows:
-            raise ConfigError(
-                f'modalities: found {sorted(m.value for m in wanted)}, expected some of what the '
-                f'model knows: {sorted(m.value for m in knows)}')
-        return wanted & knows
-
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the thread that computes and subscribe to the inputs."""
         assert self._engine is not None
         self._warn = Once(self.get_logger().warning)
         self._jumps = 0
-        worker = Worker(self._engine, self._allowed(self._engine, self._config),
-                        kept=self._config.window.kept, kept_mb=self._config.window.kept_mb,
+        config = self._config
+        worker = Worker(self._engine, allowed_modalities(self._engine, config.modalities),
+                        kept=config.window.kept, kept_mb=config.window.kept_mb,
                         on_description=self._publish_description, on_trouble=self._on_trouble,
                         why_silent=self._why_silent)
-        worker.describe, worker.asking = self._config.describe, self._config.ask
+        worker.describe, worker.asking = config.describe, config.ask
         try:
             shown = self._choice.modalities
             self._inputs = Inputs(
@@ -218,7 +202,7 @@ class PerceptionNode(LifecycleNode):
     def destroy_node(self) -> None:
         """Destroy the node; nothing may spin it any more."""
         self.close()
-        self._clock_jumps.unregister()
+        self._clock_jumps.close()
         self._asking.close()
         super().destroy_node()
 
@@ -241,7 +225,7 @@ class PerceptionNode(LifecycleNode):
             dropped=sum(s.dropped + s.duplicates for s in stats)
             + sum(f.errors for f in inputs.intake.feeds),
             jumps=self._jumps, now_ns=self.get_clock().now().nanoseconds))
-        if selection.samples:
+        if selection.samples and not self._clock_jumps.is_stale(selection.end_ns):
             worker.submit(selection)
 
     def _expected(self, selection: Selection) -> list[Modality]:
@@ -321,7 +305,7 @@ class PerceptionNode(LifecycleNode):
         """Allow what the inputs were made for: others are not subscribed."""
         words = parameters.SETTINGS[change.name].value(change.value)
         try:
-            wanted = self._allowed(engine, replace(self._config, modalities=words))
+            wanted = allowed_modalities(engine, words)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         more = in_order(wanted - self._choice.modalities)
@@ -340,7 +324,7 @@ class PerceptionNode(LifecycleNode):
         if self._worker is not None:
             self._worker.describe = self._config.describe
             self._worker.asking = self._config.ask
-            self._worker.modalities = self._allowed(self._engine, self._config)
+            self._worker.modalities = allowed_modalities(self._engine, self._config.modalities)
 
     # -- diagnostics --------------------------------------------------------------------------
 
