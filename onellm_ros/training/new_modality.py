@@ -58,7 +58,7 @@ def stage_for(modality: Modality, *, experts: bool = False, **changes: object) -
     """
     own = (modality.value, 'experts') if experts else (modality.value,)
     stage = Stage(f'add_{modality.value}', 'align', (((modality,), 1.0),), ('tokenizers', 'upm'),
-                  only=own, fresh=(modality,), steps=400, batch=32, learning_rate=2e-3, warmup=40)
+                  only=own, fresh=(modality,), steps=400, batch=32, learning_rate=1e-3, warmup=40)
     return replace(stage, **changes)  # type: ignore[arg-type]
 
 
