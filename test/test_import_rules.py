@@ -38,7 +38,8 @@ ROS = {
     'rclpy', 'rcl_interfaces', 'lifecycle_msgs', 'sensor_msgs', 'std_msgs', 'std_srvs',
     'geometry_msgs', 'diagnostic_msgs', 'builtin_interfaces', 'rosgraph_msgs', 'action_msgs',
     'onellm_msgs', 'cv_bridge', 'sensor_msgs_py', 'tf2_ros', 'launch', 'launch_ros',
-    'diagnostic_updater', 'message_filters', 'audio_common_msgs', 'visualization_msgs'}
+    'diagnostic_updater', 'message_filters', 'audio_common_msgs', 'visualization_msgs',
+    'tf2_msgs'}
 # Modules of ros/ that convert messages by their fields, without ROS: bags are read with them too.
 FIELDS_ONLY = re.compile(r'ros\.(\w+_)?(conversions|fields|types)(\.|$)')
 ROS_OPTIONAL = {'cv_bridge', 'sensor_msgs_py'}

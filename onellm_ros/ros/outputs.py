@@ -150,6 +150,8 @@ def input_status(node: str, health: Health, required: bool, silence_s: float) ->
         level, text = DiagnosticStatus.ERROR, f'no usable message: {health.last_error}'
     elif health.foreign:
         level, text = DiagnosticStatus.ERROR, f'another clock: {health.offset_s:+.3f} s'
+    elif health.incompatible and health.age_s is None:
+        level, text = DiagnosticStatus.ERROR, f'QoS: {health.incompatible}'
     elif health.age_s is None:
         level = DiagnosticStatus.WARN if required or health.publishers else DiagnosticStatus.OK
         text = health.mistyped or ('no message yet' if health.publishers else 'no publisher')
@@ -162,7 +164,8 @@ def input_status(node: str, health: Health, required: bool, silence_s: float) ->
         'received': health.received, 'rate_hz': health.rate_hz,
         'age_s': 'never' if health.age_s is None else health.age_s, 'late': health.late,
         'dropped': health.lost, 'conversion_errors': health.errors,
-        'last_error': health.last_error, 'clock_offset_s': health.offset_s})
+        'last_error': health.last_error, 'clock_offset_s': health.offset_s,
+        'stamps': health.stamps, 'incompatible': health.incompatible, 'frame': health.frame})
 
 
 @dataclass(frozen=True)

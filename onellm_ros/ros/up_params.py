@@ -20,7 +20,7 @@ from rclpy.validate_topic_name import validate_topic_name
 import yaml
 
 from onellm_ros.config import ConfigError
-from onellm_ros.modality import parse_modality
+from onellm_ros.perception.robot_params import is_named, strangers
 from onellm_ros.ros.parameters import SETTINGS, config_of
 
 NODE = 'perception'
@@ -31,10 +31,6 @@ INPUTS = ('image', 'image/compressed', 'depth', 'depth/compressedDepth', 'normal
 OTHERS = frozenset(('autostart', 'sources', 'extrinsics', 'use_sim_time',
                     'start_type_description_service'))
 LOG_LEVELS = ('debug', 'info', 'warn', 'error', 'fatal')
-SOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
-    'topic': (), 'modality': (), 'type': (), 'camera_info': (), 'frame': (),
-    'reliability': ('auto', 'best_effort', 'reliable'), 'stamps': ('header', 'receive', 'refuse')}
-EXTRINSIC_KEYS = ('frame', 'xyz', 'rpy')
 _DEVICE = re.compile(r'auto|cpu|cuda(:\d+)?')
 
 
@@ -124,10 +120,10 @@ def check_params(values: Mapping[str, Any], also: Collection[str] = ()) -> None:
     for name, value in values.items():
         if isinstance(value, list):
             _check_list(name, value)
-        group, _, rest = name.partition('.')
-        if group in ('source', 'extrinsic') and rest and name not in known:
-            _check_entry(group, name, value)
-        elif name not in known and group != 'qos_overrides':
+        if name.startswith('source.') and name.endswith(('.topic', '.camera_info')) \
+                and isinstance(value, str) and value:
+            check_topic(f'parameter {name}', value)
+        elif not (is_named(name) or name in known or name.startswith('qos_overrides.')):
             near = difflib.get_close_matches(name, [*known, *(f'inputs.{k}' for k in known)], 1)
             raise UpError(f'parameter {name}: the node has none of that name' + (
                 f'; did you mean {near[0]}?' if near else
@@ -135,10 +131,10 @@ def check_params(values: Mapping[str, Any], also: Collection[str] = ()) -> None:
     for name in ('use_sim_time', 'autostart'):
         if not isinstance(values.get(name, True), bool):
             raise UpError(f'parameter {name}: found {values[name]!r}, expected true or false')
-    _check_names(values, 'sources', 'source', ('topic',))
-    _check_names(values, 'extrinsics', 'extrinsic', EXTRINSIC_KEYS)
     try:
-        config_of({name: value for name, value in values.items() if name in SETTINGS})
+        config_of({n: v for n, v in values.items() if n in SETTINGS or is_named(n)})
+        for text in strangers(values):
+            raise UpError(f'parameter {text}')
     except ConfigError as error:
         raise UpError(f'parameter {error}') from error
 
@@ -150,49 +146,6 @@ def _check_list(name: str, value: Sequence[Any]) -> None:
     if len(kinds) > 1:
         raise UpError(f'parameter {name}: found {value}, expected values of one type; write whole '
                       'numbers as 1.0 beside fractions')
-
-
-def _check_entry(group: str, name: str, value: Any) -> None:
-    """Judge one value of the tables of sources and extrinsics."""
-    entry, _, key = name.partition('.')[2].rpartition('.')
-    keys = list(SOURCE_KEYS) if group == 'source' else list(EXTRINSIC_KEYS)
-    if not entry or key not in keys:
-        raise UpError(f'parameter {name}: found {key!r}, expected {group}.NAME.KEY with one of '
-                      f'{", ".join(keys)} as KEY')
-    if key in ('xyz', 'rpy'):
-        if not (isinstance(value, list) and len(value) == 3
-                and all(isinstance(item, float) for item in value)):
-            raise UpError(f'parameter {name}: found {value!r}, expected three numbers with a '
-                          'decimal point, such as [0.1, 0.0, 1.2]')
-        return
-    if not isinstance(value, str):
-        raise UpError(f'parameter {name}: found {value!r}, expected a text')
-    one_of = SOURCE_KEYS.get(key, ()) if group == 'source' else ()
-    if one_of and value not in one_of:
-        raise UpError(f'parameter {name}: found {value!r}, expected one of {", ".join(one_of)}')
-    if key == 'modality' and value:
-        try:
-            parse_modality(value)
-        except ValueError as error:
-            raise UpError(f'parameter {name}: {error}') from error
-    if key == 'topic' or (key == 'camera_info' and value):
-        check_topic(f'parameter {name}', value)
-
-
-def _check_names(values: Mapping[str, Any], listed: str, group: str, needed: Iterable[str]
-                 ) -> None:
-    """Judge whether a list of names and its table agree."""
-    names = [n for n in values.get(listed, ()) if n] if isinstance(
-        values.get(listed, []), list) else []
-    told = {n.split('.')[1] for n in values if n.startswith(f'{group}.')}
-    for stranger in sorted(told - set(names)):
-        raise UpError(f'parameter {group}.{stranger}: found its settings, but {listed} names only '
-                      f'{names}; add {stranger!r} there or leave it out')
-    for name in names:
-        for key in needed:
-            if not values.get(f'{group}.{name}.{key}'):
-                raise UpError(f'parameter {listed}: found {name!r}, expected '
-                              f'{group}.{name}.{key}, too')
 
 
 def check_topic(what: str, topic: str) -> None:
