@@ -38,7 +38,8 @@ class FakeEngine:
     """Says what it was shown; ``REPLAY_DELAY`` makes it slow, ``REPLAY_BROKEN`` fail at some."""
 
     name, weights_hash, config = 'fake', '0123456789abcdef', NANO
-    modalities = (Modality.IMAGE, Modality.VIDEO, Modality.DEPTH, Modality.IMU, Modality.AUDIO)
+    modalities = (Modality.IMAGE, Modality.VIDEO, Modality.DEPTH, Modality.POINT, Modality.IMU,
+                  Modality.AUDIO)
 
     def __init__(self) -> None:
         self.preprocessor = self
@@ -112,6 +113,24 @@ def camera(ns: int) -> Any:
         binning_y=0, roi=roi)
 
 
+def cloud(ns: int, frame: str, shift: float = 0.0) -> Any:
+    field = KINDS['sensor_msgs/msg/PointField']
+    points = np.arange(30, dtype=np.float32).reshape(10, 3) + [1.0 + shift, 0.0, 0.0]
+    return KINDS['sensor_msgs/msg/PointCloud2'](
+        header=header(ns, frame), height=1, width=10, is_bigendian=False, point_step=12,
+        row_step=120, is_dense=True, data=points.astype('<f4').view(np.uint8).reshape(-1),
+        fields=[field(name=n, offset=4 * i, datatype=7, count=1) for i, n in enumerate('xyz')])
+
+
+def transform(parent: str, child: str, x: float) -> Any:
+    pose = KINDS['geometry_msgs/msg/Transform'](
+        translation=KINDS['geometry_msgs/msg/Vector3'](x=x, y=0.0, z=0.0),
+        rotation=KINDS['geometry_msgs/msg/Quaternion'](x=0.0, y=0.0, z=0.0, w=1.0))
+    return KINDS[TF](transforms=[KINDS['geometry_msgs/msg/TransformStamped'](
+        header=header(BASE, parent), child_frame_id=child, transform=pose)])
+
+
+CLOUD, TF = 'sensor_msgs/msg/PointCloud2', 'tf2_msgs/msg/TFMessage'
 IMAGE, IMU, INFO = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/Imu', 'sensor_msgs/msg/CameraInfo')
 AUDIO = 'audio_common_msgs/msg/AudioData'
 Row = tuple[str, str, int, Any]     # topic, type, time of recording, message

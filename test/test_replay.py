@@ -310,7 +310,7 @@ def test_parameters_of_the_node(bag: Path, tmp_path: Path, capsys: pytest.Captur
     (('--every', 'x'), '--every'), (('--from', 5, '--to', 4), 'begin first'),
     (('--merge',), '--bag'), (('--no-describe',), 'nothing to do'),
     (('--modalities', 'smell'), 'smell'), (('--window', 0), '--window'),
-    (('--questions', '/nowhere'), '/nowhere'), (('--modalities', 'point'), 'the model knows')])
+    (('--questions', '/nowhere'), '/nowhere'), (('--modalities', 'fmri'), 'the model knows')])
 def test_wrong_words(bag: Path, capsys: pytest.CaptureFixture[str], words: Any, said: str
                      ) -> None:
     assert replay(bag, *words) == 2
@@ -328,6 +328,31 @@ def test_two_cameras_that_the_user_names(tmp_path: Path) -> None:
                   '--topics', '/rear/image=image') == 0
     assert set(lines(tmp_path / 'both')[0]['settings']['recordings'][0]['topics']) == {
         '/cam/image_raw', '/rear/image', '/imu'}
+
+
+def test_sources_and_poses_that_the_parameters_name(tmp_path: Path) -> None:
+    params = tmp_path / 'params.yaml'
+    params.write_text('/**:\n  ros__parameters:\n    sources: [top, rear]\n    source:\n'
+                      '      top: {topic: top/points}\n      rear: {topic: /rear/image}\n'
+                      '    extrinsics: [mast]\n    extrinsic.mast.xyz: [0.0, 0.0, 2.0]\n')
+    rows = [('/rear/image', parts.IMAGE, ns, parts.picture(ns, 7))
+            for ns in range(BASE, BASE + 3 * S, S // 5)]
+
+    def texts(name: str, frame: str, shift: float, *more: parts.Row) -> list[str]:
+        clouds = [('/robot/top/points', parts.CLOUD, ns + 9, parts.cloud(ns, frame, shift))
+                  for ns in range(BASE, BASE + 3 * S, S // 5)]
+        bag = parts.write(tmp_path / name, sorted([*rows, *more, *clouds], key=lambda r: r[2]))
+        out = tmp_path / f'{name}.jsonl'
+        assert replay(bag, '--params-file', params, '--out', out) == 0
+        assert lines(out)[0]['settings']['recordings'][0]['topics'] == {
+            '/robot/top/points': 'top', '/rear/image': 'rear'}
+        return [w['text'] for w in windows(out)]
+    static = ('/tf_static', parts.TF, BASE - 1, parts.transform('base_link', 'lidar', 0.5))
+    placed = texts('placed', 'base_link', 0.5)
+    assert len(placed) == 3 and 'image video point' in placed[1]
+    assert texts('static', 'lidar', 0.0, static) == placed
+    assert texts('unknown', 'lidar', 0.0) != placed
+    assert texts('table', 'mast', 0.0) not in (placed, texts('none', 'pole', 0.0))
 
 
 def test_questions_of_a_file(tmp_path: Path) -> None:

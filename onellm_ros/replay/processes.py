@@ -6,7 +6,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 import multiprocessing
+from multiprocessing.connection import wait
 import os
+import signal
+import threading
 
 from onellm_ros.replay.records import ReplayError
 from onellm_ros.replay.work import Done, Item, Loader, Task, Work, load_engine
@@ -20,8 +23,18 @@ Result = tuple[Task, list[Item], Done]
 def _start(load: Loader, threads: int) -> None:
     """Prepare a worker process."""
     global _work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)    # Ctrl-C is the parent's business,
+    threading.Thread(target=_end_with_parent, daemon=True).start()      # and so is its end
     os.environ.setdefault('OMP_NUM_THREADS', str(threads))
     _work = Work(load)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def do(task: Task, work: Work | None = None) -> Result:
