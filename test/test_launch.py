@@ -33,13 +33,12 @@ from rclpy.parameter import Parameter  # noqa: E402
 
 from onellm_ros.config import NANO  # noqa: E402
 from onellm_ros.modality import Modality  # noqa: E402
+from onellm_ros.perception.robot_params import KEYS  # noqa: E402
 from onellm_ros.ros.parameters import SETTINGS, config_of  # noqa: E402
 from onellm_ros.ros.up_params import (  # noqa: E402
-    EXTRINSIC_KEYS,
     INPUTS,
     LOG_LEVELS,
     OTHERS,
-    SOURCE_KEYS,
     UpError,
     check_params,
     check_remap,
@@ -219,7 +218,7 @@ def test_a_robots_parameters_are_those_of_the_node(root: Path, name: str) -> Non
     for key in set(values) - set(known) - {'sources', 'extrinsics'}:
         group, entry, last = key.split('.')
         assert entry in values[f'{group}s'], key
-        assert last in {'source': SOURCE_KEYS, 'extrinsic': EXTRINSIC_KEYS}[group], key
+        assert last in KEYS[group], key
     for source in values['sources']:
         Modality(values[f'source.{source}.modality'])
     required = values.get('window.required', [])
