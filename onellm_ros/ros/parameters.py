@@ -37,6 +37,14 @@ from onellm_ros.perception.robot_params import (
 
 _MODALITY_LISTS = ('modalities', 'window.required')
 
+_LOADED = 'the model was loaded, and its memory computed, with it'
+_SUBSCRIBED = 'the inputs are subscribed by it'
+# Beginnings of the names of parameters that cannot change while the node is configured.
+_WHY_FIXED = {
+    'window.kept': _LOADED, 'window.': 'open windows and their buffers are cut by it',
+    'model': _LOADED, 'device': _LOADED, 'threads': _LOADED, 'memory_mb': _LOADED,
+    'inputs.': _SUBSCRIBED, 'source': _SUBSCRIBED, 'extrinsic': _SUBSCRIBED}
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -226,6 +234,11 @@ def _check_topic(name: str, topic: str) -> None:
                           f'({" ".join(str(error).split())})') from error
 
 
+def _why_fixed(name: str) -> str:
+    return next((why for prefix, why in _WHY_FIXED.items() if name.startswith(prefix)),
+                'it is read when the node is configured')
+
+
 def check(node: Node, changes: Iterable[Parameter], configured: bool) -> SetParametersResult:
     """Judge a change of parameters before it is made.
 
@@ -239,8 +252,8 @@ def check(node: Node, changes: Iterable[Parameter], configured: bool) -> SetPara
              and node.has_parameter(n) and v != node.get_parameter(n).value]
     if fixed:
         return SetParametersResult(successful=False, reason=(
-            f'{fixed[0]} is fixed while the node is configured: deactivate and clean it up, set '
-            'the parameter, then configure and activate'))
+            f'{fixed[0]} is fixed while the node is configured, since {_why_fixed(fixed[0])}: '
+            'deactivate and clean it up, set the parameter, then configure and activate'))
     try:
         for name, value in robot.items():  # whether they fit each other shows when configuring
             names_of(name, value) if name in LISTS else value_of(name, value)
