@@ -190,6 +190,28 @@ def test_a_budget_is_kept(tmp_path: Path) -> None:
         memory.check_memory(replace(config, memory_mb=least, window=WindowConfig(kept_mb=64)))
 
 
+def test_a_gpu_and_the_memory_of_its_host_are_both_looked_at(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    save_model(OneLLM(SMALL), tmp_path)
+    gpu = torch.device('cuda', 0)
+    config = NodeConfig(model=str(tmp_path), device='cuda:0')
+    monkeypatch.setattr('onellm_ros.inference.locate.find_device', lambda name: gpu)
+    free = {'gpu': 1000 * MIB, 'host': 1000 * MIB}
+    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: (free['gpu'], 0))
+    monkeypatch.setattr(memory, 'host_free', lambda: free['host'])
+    need = memory.check_memory(config)
+    assert need == memory.need_of(tmp_path, 2, 256)             # bfloat16
+    free['gpu'] = need.weights + need.cache
+    with pytest.raises(memory.BudgetError, match='MB free on cuda:0; nothing was loaded'):
+        memory.check_memory(config)
+    free.update(gpu=1000 * MIB, host=need.weights)
+    with pytest.raises(memory.BudgetError, match='while it is read: weights .* on the host'):
+        memory.check_memory(config)
+    with pytest.raises(memory.BudgetError, match='memory_mb allows 1 MB on cuda:0'):
+        memory.check_memory(replace(config, memory_mb=1))
+
+
 def test_what_is_free_is_the_least_of_machine_and_control_groups(tmp_path: Path) -> None:
     proc, groups = tmp_path / 'proc', tmp_path / 'cgroup'
     (proc / 'self').mkdir(parents=True)
