@@ -18,6 +18,7 @@ from torch import Tensor
 
 from onellm_ros.config import MAX_TOKENS, ModelConfig
 from onellm_ros.inference.locate import EngineError, find_device, find_model
+from onellm_ros.inference.sampling import Draw, Sampling
 from onellm_ros.inference.streaming import Detokenizer
 from onellm_ros.modality import Modality, prompt_order
 from onellm_ros.model.checkpoint import CheckpointError, load_model, weights_hash
@@ -73,34 +74,6 @@ class Answer:
     choice_probabilities: tuple[float, ...] = ()
     confidence: float = 0.0
     turns: int = 0
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn.
-
-    :param max_tokens: at most so many.
-    :param temperature: 0 takes the most likely token.
-    :param top_p: smallest set of tokens with this much probability that is drawn from.
-    :param seed: makes drawing repeatable; None for another draw each time.
-    """
-
-    max_tokens: int = MAX_TOKENS
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-
-    def check(self) -> None:
-        """Refuse values that mean nothing.
-
-        :raises EngineError: naming the value.
-        """
-        if self.max_tokens < 1:
-            raise EngineError(f'max_tokens: expected at least 1, found {self.max_tokens}')
-        if not 0 <= self.temperature < float('inf'):
-            raise EngineError(f'temperature: expected 0 or more, found {self.temperature}')
-        if not 0 < self.top_p <= 1:
-            raise EngineError(f'top_p: expected above 0 and at most 1, found {self.top_p}')
 
 
 class AnswerStream(Iterator[str]):
@@ -167,36 +140,6 @@ class AnswerStream(Iterator[str]):
         self.answer = Answer(out.emitted, self.tokens, reason, first_s,
                              time.perf_counter() - self._started, confidence=confidence,
                              turns=self._turns)
-
-
-class Draw:
-    """Chooses the next token from logits."""
-
-    def __init__(self, sampling: Sampling, device: torch.device) -> None:
-        self._sampling = sampling
-        self._generator: torch.Generator | None = None
-        if sampling.temperature > 0:
-            self._generator = torch.Generator(device)
-            if sampling.seed is None:
-                self._generator.seed()
-            else:
-                self._generator.manual_seed(sampling.seed)
-
-    @torch.inference_mode()
-    def __call__(self, logits: Tensor) -> tuple[int, float]:
-        """Return a token and its log probability at temperature 1, from logits [vocab]."""
-        logp = torch.log_softmax(logits, -1)
-        if self._generator is None:
-            value, index = logp.max(-1)
-            return int(index), float(value)
-        weights = torch.softmax(logits / self._sampling.temperature, -1)
-        if self._sampling.top_p < 1:
-            ordered, order = weights.sort(descending=True)
-            # A token stays if those before it do not reach top_p; the first always does.
-            outside = ordered.cumsum(-1) - ordered >= self._sampling.top_p
-            weights = weights.scatter(0, order[outside], 0.0)
-        token = int(torch.multinomial(weights, 1, generator=self._generator))
-        return token, float(logp[token])
 
 
 class Engine:
