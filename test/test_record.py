@@ -87,8 +87,8 @@ def test_a_recorded_node_and_its_replay(benches: Callable[..., Bench], tmp_path:
                                 for p in (*bench.publishers.values(), latched)))
         bench.until(lambda: recording.recorder.values and recording.recorder.model)
         time.sleep(0.3)         # the subscriptions must have found their publishers, too
-        bench.drive(3.0, paced=0.5, depth=True)
-        bench.until(lambda: len(bench.descriptions) >= 25)
+        bench.drive(3.0, paced=1.5, depth=True)     # slow: the node's queue holds ten pictures
+        bench.until(lambda: len(bench.windows) >= 25 and len(bench.descriptions) >= 5)
         bench.until(lambda: recording.recorder.file.counts['/perception/description']
                     >= len(bench.descriptions))
         time.sleep(0.8)         # a look at the graph, with the newest diagnostics
