@@ -125,6 +125,28 @@ def test_depth_and_normals_take_any_number_of_pictures(pictures):
         torch.testing.assert_close(model.features(modality, x), torch.stack(features).mean(0))
 
 
+@pytest.mark.parametrize('same', [True, False])
+def test_pictures_together_give_what_each_gives_alone(same):
+    model = tiny(tokenizer={'video_positions': True})
+    given = {m: torch.cat([x, 0.5 * x + 0.1]) for m, x in inputs(model.config).items()}
+    if same:        # the colour picture beside depth and normals is the image
+        for modality in (Modality.DEPTH, Modality.NORMAL):
+            given[modality][:, 0] = given[Modality.IMAGE]
+    encoded = []
+    hook = model.encoder.register_forward_hook(lambda _, args, __: encoded.append(len(args[0])))
+    found = model.features_of(given)
+    hook.remove()
+    assert list(found) == list(given)
+    for modality, x in given.items():
+        torch.testing.assert_close(found[modality], model.features(modality, x), rtol=1e-5,
+                                   atol=1e-5)
+    pictures = 2 * sum(1 if m is Modality.IMAGE else given[m].shape[1] for m in (
+        Modality.IMAGE, Modality.VIDEO, Modality.DEPTH, Modality.NORMAL))
+    assert max(encoded) == pictures - (4 if same else 0)
+    alone = model.features_of({Modality.DEPTH: given[Modality.DEPTH]})[Modality.DEPTH]
+    torch.testing.assert_close(alone, found[Modality.DEPTH], rtol=1e-5, atol=1e-5)
+
+
 def test_video_positions_tell_the_order_of_frames():
     plain, marked = tiny(), tiny(tokenizer={'video_positions': True})
     x = inputs(plain.config)[Modality.VIDEO]

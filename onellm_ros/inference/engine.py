@@ -201,8 +201,7 @@ class Engine:
             modalities for the model's positions.
         """
         started = time.perf_counter()
-        encoded: dict[Modality, Tensor] = {}
-        weights: dict[Modality, tuple[float, ...]] = {}
+        inputs: dict[Modality, Tensor] = {}
         for modality in prompt_order(tensors):
             x = tensors[modality].to(self.device)
             if x.shape[0] != 1:
@@ -210,13 +209,18 @@ class Engine:
                                   f'{list(x.shape)}')
             if not bool(torch.isfinite(x).all()):
                 raise EngineError(f'{modality}: the input has values that are not finite')
-            try:
-                with self._lock:
-                    one = self.model.encode(modality, x)
-            except ValueError as error:
-                raise EngineError(str(error)) from error
-            encoded[modality] = one.tokens
-            weights[modality] = tuple(one.expert_weights[0].float().tolist())
+            inputs[modality] = x
+        encoded: dict[Modality, Tensor] = {}
+        weights: dict[Modality, tuple[float, ...]] = {}
+        try:
+            with self._lock:
+                features = self.model.features_of(inputs)
+        except ValueError as error:
+            raise EngineError(str(error)) from error
+        for modality, found in features.items():
+            with self._lock:
+                encoded[modality], shares = self.model.project(modality, found)
+            weights[modality] = tuple(shares[0].float().tolist())
         with self._lock:
             embeds = self.model.prefix_embeds(encoded, self.text.bos)
             positions = embeds.shape[1]

@@ -96,15 +96,8 @@ class OneLLM(nn.Module):
             raise ValueError(f'{modality}: expected at least {kernel} steps, found an input of '
                              f'shape {list(x.shape)}')
 
-    def features(self, modality: Modality, x: Tensor) -> Tensor:
-        """Tokenize and encode; several frames of a sample are averaged.
-
-        :param x: image [B, 3, S, S]; video, depth, normal [B, T, 3, S, S]; audio
-            [B, 1, mels, frames]; point [B, N, 6]; imu [B, 6, n]; fmri [B, 1, V]; of a registered
-            modality as its spec says.
-        :returns: [B, tokens + 1, D], the class token first.
-        :raises ValueError: for a shape that does not fit.
-        """
+    def _tokens(self, modality: Modality, x: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Tokenize -> (tokens [B x frames, N, D], positions [N + 1, D], frames)."""
         self._check(modality, x)
         # A cloud keeps its precision until its groups are found.
         if modality is not Modality.POINT:
@@ -125,8 +118,53 @@ class OneLLM(nn.Module):
             raise ValueError(
                 f'{modality}: expected an input of {positions.shape[0] - 1} tokens, found '
                 f'{tokens.shape[1]} (input shape {list(x.shape)})')
+        return tokens, positions, frames
+
+    def features(self, modality: Modality, x: Tensor) -> Tensor:
+        """Tokenize and encode; several frames of a sample are averaged.
+
+        :param x: image [B, 3, S, S]; video, depth, normal [B, T, 3, S, S]; audio
+            [B, 1, mels, frames]; point [B, N, 6]; imu [B, 6, n]; fmri [B, 1, V]; of a registered
+            modality as its spec says.
+        :returns: [B, tokens + 1, D], the class token first.
+        :raises ValueError: for a shape that does not fit.
+        """
+        tokens, positions, frames = self._tokens(modality, x)
         encoded = self.encoder(tokens, positions)
         return encoded if frames == 1 else encoded.unflatten(0, (-1, frames)).mean(1)
+
+    def features_of(self, inputs: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+        """Return :meth:`features` of several modalities, in their order, with less work.
+
+        All pictures (image, video, depth, normals) go through the encoder as one batch, and the
+        colour picture that stands beside depth and normals once if it is the image.
+        """
+        pictures = [m for m in inputs if m in PICTURES]
+        if len(pictures) < 2:
+            return {m: self.features(m, x) for m, x in inputs.items()}
+        image = inputs.get(Modality.IMAGE)
+        rows: dict[Modality, Tensor] = {}
+        shared = set()
+        for modality in pictures:
+            x = inputs[modality]
+            if modality in (Modality.DEPTH, Modality.NORMAL) and image is not None \
+                    and x.ndim == 5 and x.shape[1] == 2 and torch.equal(x[:, 0], image):
+                shared.add(modality)
+                x = x[:, 1:]
+            rows[modality] = self._tokens(modality, x)[0]
+        encoded = self.encoder(torch.cat(list(rows.values())), self.encoder.positions)
+        parts = dict(zip(rows, encoded.split([len(r) for r in rows.values()]), strict=True))
+        out = {}
+        for modality, x in inputs.items():
+            if modality not in rows:
+                out[modality] = self.features(modality, x)
+            elif modality in shared:
+                out[modality] = (parts[Modality.IMAGE] + parts[modality]) / 2
+            elif modality is Modality.IMAGE:
+                out[modality] = parts[modality]
+            else:
+                out[modality] = parts[modality].unflatten(0, (-1, x.shape[1])).mean(1)
+        return out
 
     def project(self, modality: Modality, features: Tensor) -> tuple[Tensor, Tensor]:
         """Project features [B, N, D] -> (tokens [B, M, llm_dim], expert weights [B, K])."""

@@ -8,7 +8,7 @@ seeds of the worlds. It appears only when it is complete, so that nothing half-d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 import hashlib
 import os
@@ -42,6 +42,10 @@ class FeatureModel(OneLLM):
             raise ValueError(f'{modality}: expected features [any, any, '
                              f'{self.config.encoder.width}], found {list(x.shape)}')
         return x.to(self.encoder.patch.weight.dtype)
+
+    def features_of(self, inputs: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+        """Return the features of several modalities, which are given."""
+        return {modality: self.features(modality, x) for modality, x in inputs.items()}
 
 
 def _hash(*parts: bytes) -> str:

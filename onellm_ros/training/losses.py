@@ -187,12 +187,11 @@ class Losses(nn.Module):
         return loss, sums
 
     def _align(self, stage: Stage, batch: Batch, whole: Counts | None) -> tuple[Tensor, Sums]:
-        features: dict[Modality, Tensor] = {}
         tokens: dict[Modality, Tensor] = {}
         sums: Sums = {}
         facts: Tensor | float = 0.0
+        features = self.model.features_of({m: batch.inputs[m] for m in batch.modalities})
         for modality in batch.modalities:
-            features[modality] = self._features(modality, batch, features)
             tokens[modality], _ = self.model.project(modality, features[modality])
             if not stage.facts and not stage.told:
                 continue
@@ -241,15 +240,6 @@ class Losses(nn.Module):
         count = batch.counts[SAMPLES]
         share = count / (whole or batch.counts)[SAMPLES]
         return share * F.mse_loss(made.float(), told.float()) / variance
-
-    def _features(self, modality: Modality, batch: Batch, done: dict[Modality, Tensor]) -> Tensor:
-        """Return encoder features; the colour picture beside depth and normals is encoded once."""
-        x = batch.inputs[modality]
-        if modality in (Modality.DEPTH, Modality.NORMAL) and x.shape[1] == 2 \
-                and Modality.IMAGE in done:
-            alone = self.model.features(modality, x[:, 1:])
-            return (alone + done[Modality.IMAGE]) / 2
-        return self.model.features(modality, x)
 
     def _answers(self, tokens: dict[Modality, Tensor], batch: Batch, whole: Counts | None
                  ) -> tuple[Tensor, Sums]:
