@@ -595,6 +595,9 @@ def test_an_answer_word_by_word_and_its_end(benches: Callable[..., Bench]) -> No
     client = rclpy.action.ActionClient(bench.robot, AskStream, '/perception/ask_stream',
                                        feedback_sub_qos_profile=QoSProfile(depth=1000))
     assert client.wait_for_server(DEADLINE_S)
+    feedback = '/perception/ask_stream/_action/feedback'
+    bench.until(lambda: bench.node.count_subscribers(feedback))
+    time.sleep(0.2)  # the node must have found the client, too: the words all come at once
     heard: list[Any] = []
 
     def send(question: str) -> Any:
