@@ -385,8 +385,9 @@ def test_facts_say_what_was_left_out() -> None:
     assert picture_words.facts_of(None, None, 0.1, 5.0, 0) == []
     assert picture_words.said(description('', finish_reason='timeout')) == \
         '(the model said nothing: timeout)'
-    assert 'cut at the token limit' in picture_words.head_of(
-        description('x', finish_reason='length'), 1.0, False)
+    assert picture_words.head_of(
+        description('x', finish_reason='length', tokens=2, encode_s=0.5, total_s=0.75), 1.0,
+        False).endswith('2 tokens in 0.75 s, cut at the token limit')   # the total has encoding in
 
 
 def test_markers_of_long_texts_are_cut() -> None:

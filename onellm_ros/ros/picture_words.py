@@ -62,7 +62,7 @@ def head_of(text: Description, age_s: float, old: bool) -> str:
     ended = {'stop': '', 'length': ', cut at the token limit'}.get(
         text.finish_reason, f', {text.finish_reason}')
     return (f'{"OLD: " if old else ""}{age_s:.1f} s ago   {text.model or "model"}, '
-            f'{many(text.tokens, "token")} in {text.encode_s + text.total_s:.2f} s{ended}')
+            f'{many(text.tokens, "token")} in {text.total_s:.2f} s{ended}')
 
 
 def said(text: Description) -> str:
