@@ -191,6 +191,10 @@ def test_feeds_meet_named_sources() -> None:
     assert up.feed_remaps({
         'sources': ['d'], 'source.d.topic': 'cam/depth', 'source.d.modality': 'depth',
         'source.d.camera_info': '/i'}) == ['depth:=cam/depth', 'camera_info:=/i']
+    # as the node finds it: in the namespace, too
+    assert up.feed_remaps({
+        'sources': ['d'], 'source.d.topic': 'depth_raw', 'source.d.modality': 'depth'}) == [
+        'depth:=depth_raw', 'camera_info:=camera_info']
 
 
 def test_how_processes_end() -> None:

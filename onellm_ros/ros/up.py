@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 from onellm_ros.modality import parse_modality
+from onellm_ros.perception.sources import CAMERA_INFO, camera_beside
 from onellm_ros.replay.bag_sources import BagError
 from onellm_ros.ros.demo_bag import BagPlan, plan_bag, topic_choices
 from onellm_ros.ros.demo_processes import Child
@@ -208,16 +209,13 @@ def feed_remaps(params: Mapping[str, Any]) -> list[str]:
         if not told('modality') or not told('topic'):
             continue
         modality, topic = parse_modality(told('modality')).value, told('topic')
-        base, _, transport = topic.rpartition('/')
+        transport = topic.rpartition('/')[2]
         entry = inputs.get(modality, modality)
         if transport in ('compressed', 'compressedDepth'):
             entry = f'{entry}/{transport}'
-        else:
-            base = topic
         rules.setdefault(entry, topic)
         if modality in ('image', 'depth'):
-            rules.setdefault('camera_info', told('camera_info')
-                             or f'{base.rpartition("/")[0]}/camera_info')
+            rules.setdefault(CAMERA_INFO, told('camera_info') or camera_beside(topic))
     return [f'{old}:={new}' for old, new in rules.items()]
 
 
