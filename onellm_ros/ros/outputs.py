@@ -35,7 +35,7 @@ ERROR_CODES: Mapping[str, int] = {
 
 
 def time_message(stamp_ns: int) -> Time:
-    """Return integer nanoseconds as a Time (stamps before 1970 or after 2106 as their limit)."""
+    """Return integer nanoseconds as a Time (stamps before 1970 or after 2038 as their limit)."""
     stamp_ns = min(max(stamp_ns, 0), (1 << 31) * SECOND_NS - 1)
     return Time(sec=stamp_ns // SECOND_NS, nanosec=stamp_ns % SECOND_NS)
 
