@@ -334,6 +334,18 @@ def test_modalities_are_restricted_at_once(desk: Desk) -> None:
     assert refused.error == 'MODALITY_MISSING' and 'parameter modalities' in refused.error_msg
 
 
+def test_what_is_called_back_and_fails_ends_no_thread(desks: Callable[..., Desk]) -> None:
+    def why_silent() -> str:
+        raise RuntimeError('the node is gone')
+    desk = desks(why_silent=why_silent)
+    desk.worker.asking = AskConfig(wait_s=0.0)
+    reply = desk.ask('one?').result(WAIT_S)
+    assert reply.error == 'UNKNOWN' and reply.error_msg.endswith('answered: the node is gone')
+    desk.engine.free = True
+    desk.window(1)
+    assert desk.ask('two?').result(WAIT_S).error == 'NONE' and desk.worker.alive
+
+
 class Odd(Exception):
     """As OpenCV's: of no usual kind."""
 

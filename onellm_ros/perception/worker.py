@@ -75,6 +75,7 @@ class Worker:
         self._describing: Selection | None = None
         self._doing = ''
         self._spared = False                # the last description was interrupted: not this one
+        self._in_a_row = 0                  # questions taken since a description was
         self._begun_s = self._ended_s = -math.inf
         self._thread = threading.Thread(target=self._run, name='onellm-worker', daemon=True)
 
@@ -213,7 +214,7 @@ class Worker:
         while True:
             job, selection = self._next()
             if job is not None:
-                self._finish(job, self._reply(job))
+                self._finish(job, self._reply_or_error(job))
                 with self._changed:
                     self._answering, self._doing = None, ''
             elif selection is not None:
@@ -229,15 +230,19 @@ class Worker:
                 if self._forgotten:
                     self._answerer.forget()
                     self._forgotten = False
-                job = self._next_job()
+                rest_s = self._rest_s()
+                due = self._slot is not None and rest_s <= 0
+                starved = due and self._in_a_row >= self.asking.waiting
+                job = None if starved else self._next_job()
                 if job is not None:
+                    self._in_a_row += 1
                     self._current, self._answering = job.cancel, job
                     job.cancel.looked_s = time.monotonic()
                     self._doing = 'answering'
                     return job, None
-                rest_s = self._rest_s()
-                if self._slot is not None and rest_s <= 0:
-                    self._describing, self._slot = self._slot, None
+                if due:
+                    self._describing, self._slot, self._in_a_row = self._slot, None, 0
+                    self._spared |= starved
                     self._current, self._doing = Cancel(), 'describing'
                     return None, self._describing
                 wait_s = 0.05 if self._questions else 0.5
@@ -281,6 +286,14 @@ class Worker:
 
     def _refuse(self, job: Job, code: str, text: str) -> None:
         self._finish(job, self._refusal(job, code, text))
+
+    def _reply_or_error(self, job: Job) -> Reply:
+        try:
+            return self._reply(job)
+        except FAILURES as error:       # of what is called back, such as why_silent
+            text = f'the question could not be answered: {str(error) or type(error).__name__}'
+            self._failed('answer', text)
+            return self._refusal(job, 'UNKNOWN', text)
 
     def _reply(self, job: Job) -> Reply:
         """Answer one question or say why not."""
