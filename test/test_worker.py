@@ -147,6 +147,28 @@ def test_a_question_ends_a_description_whose_window_is_described_anew(desk: Desk
     assert len(desk.engine.encoded) == 1                # the encoded window served all of them
 
 
+def test_descriptions_go_on_however_many_questions_come(desk: Desk) -> None:
+    desk.worker.asking = AskConfig(waiting=2)
+    answers = [desk.ask('q0')]                          # before any window: it waits
+    desk.window(1)
+    for number in range(1, 7):                          # from now on one waits at any time
+        desk.until(lambda: desk.engine.asked[-1:] == [f'q{number - 1}'])  # noqa: B023
+        answers.append(desk.ask(f'q{number}'))
+        desk.engine.tickets.release(3)
+        desk.until(answers[-2].done)
+        if number % 2 == 0:                             # as many as may wait were answered
+            desk.until(lambda: desk.engine.asked[-1] == DESCRIBE)
+            answers.append(desk.ask('more'))            # does not interrupt it
+            desk.worker.cancel(answers.pop())
+            assert not answers[-1].done()
+            desk.engine.tickets.release(3)
+            desk.until(lambda: len(desk.described) == number // 2)  # noqa: B023
+            desk.window(number)
+    assert desk.engine.asked == ['q0', 'q1', DESCRIBE, 'q2', 'q3', DESCRIBE, 'q4', 'q5', DESCRIBE,
+                                 'q6']
+    assert desk.worker.report().interrupted == 0
+
+
 def test_an_interrupted_window_with_a_newer_one_behind_it_is_skipped(desk: Desk) -> None:
     desk.window(1)
     desk.asked(DESCRIBE)

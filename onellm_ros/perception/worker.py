@@ -67,7 +67,7 @@ class Worker:
         self._dialogues = Dialogues()
         self._slot: Selection | None = None
         self._questions: deque[Job] = deque()
-        self._skipped_since = 0
+        self._skipped_since = self._in_a_row = 0    # windows, answers since a description
         self._stopping = False
         self._forgotten = False             # what was encoded is from before a jump of time
         self._current = Cancel()
@@ -75,7 +75,6 @@ class Worker:
         self._describing: Selection | None = None
         self._doing = ''
         self._spared = False                # the last description was interrupted: not this one
-        self._in_a_row = 0                  # questions taken since a description was
         self._begun_s = self._ended_s = -math.inf
         self._thread = threading.Thread(target=self._run, name='onellm-worker', daemon=True)
 
@@ -236,9 +235,8 @@ class Worker:
                 job = None if starved else self._next_job()
                 if job is not None:
                     self._in_a_row += 1
-                    self._current, self._answering = job.cancel, job
+                    self._current, self._answering, self._doing = job.cancel, job, 'answering'
                     job.cancel.looked_s = time.monotonic()
-                    self._doing = 'answering'
                     return job, None
                 if due:
                     self._describing, self._slot, self._in_a_row = self._slot, None, 0
