@@ -15,6 +15,7 @@ from onellm_ros.ros.conversions import (
     depth_sample,
     image_sample,
     intrinsics,
+    intrinsics_at,
     normal_sample,
     stamp_ns,
 )
@@ -286,6 +287,14 @@ def test_normals_as_vectors_and_as_a_picture() -> None:
 
 
 # ------------------------------------------------------------------------------------- the rest
+
+def test_a_calibration_at_another_size() -> None:
+    camera = (500.0, 510.0, 319.5, 239.5)       # the middle of 640 x 480 pixels
+    assert intrinsics_at((480, 640), camera, (480, 640)) == camera
+    assert intrinsics_at((480, 640), camera, (240, 320)) == (250.0, 255.0, 159.5, 119.5)
+    assert intrinsics_at((480, 640), camera, (480, 480)) is None
+    assert intrinsics_at((0, 0), camera, (480, 640)) is None
+
 
 def test_intrinsics_of_both_ros_versions() -> None:
     k = [500.0, 0, 320, 0, 510, 240, 0, 0, 1]

@@ -12,7 +12,7 @@ import pytest
 
 from onellm_ros.config import NANO, ConfigError
 from onellm_ros.modality import Modality, Sample
-from onellm_ros.node_config import InputConfig, NodeConfig
+from onellm_ros.node_config import InputConfig, NodeConfig, SourceConfig
 from onellm_ros.perception.extrinsics import FrameTree, Placer, Transform, moved
 from onellm_ros.perception.intake import Intake
 from onellm_ros.perception.robot_params import names_of, strangers, with_robot
@@ -155,6 +155,29 @@ def test_of_a_required_modality_the_first_source_is_waited_for() -> None:
         Plan.of(SourceTable(()), waiting, NANO.tokenizer, SHOWN)
     only_open = source_table(config(a__topic='/a'), SHOWN)
     assert Plan.of(only_open, waiting, NANO.tokenizer, SHOWN).windows.streams == ()
+
+
+# -- the intake -------------------------------------------------------------------------------
+
+
+def test_a_source_that_cannot_join_leaves_nothing_behind() -> None:
+    robot = config(front__topic='/a', front__type=IMAGE, front__modality='image',
+                   front__camera_info='/a_info')
+    table, wrong = source_table(robot, SHOWN), []
+    windows = Plan.of(table, robot, NANO.tokenizer, SHOWN).windows
+    intake = Intake(table.specs, robot.inputs, windows, on_window=wrong.append,
+                    on_jump=lambda: wrong.append('jump'), on_event=wrong.append,
+                    on_wrong=lambda topic, text: wrong.append(f'{topic}: {text}'))
+    feeds, cameras = list(intake.feeds), list(intake.camera_feeds)
+    twin = SourceConfig('twin', topic='/a', modality='image', camera_info='/b_info')
+    with pytest.raises(ConfigError, match='found /a as image for front and twin'):
+        intake.use((*table.specs, spec_for(twin, IMAGE, Modality.IMAGE)), windows)
+    intake.use(table.specs, windows)
+    assert intake.feeds == feeds and intake.camera_feeds == cameras and wrong == []
+    # a converter of a registered modality may raise anything
+    feeds[0].convert = lambda message, _: (_ for _ in ()).throw(RuntimeError('shape mismatch'))
+    intake.receive(feeds[0], Message(), S, S)
+    assert wrong == ['/a: malformed message: RuntimeError: shape mismatch']
 
 
 # -- stamps -----------------------------------------------------------------------------------

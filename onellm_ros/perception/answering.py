@@ -20,9 +20,9 @@ from onellm_ros.modality import Modality, parse_modality
 from onellm_ros.node_config import DescribeConfig
 from onellm_ros.perception.results import Described, EngineLike, Question, Reply, model_text
 
-_PREFIXES_KEPT = 2
-# Whatever a model or a library does to its inputs (OpenCV raises bare Exceptions), its caller
-# lives on and says so.
+PREFIXES_KEPT = 2           # encoded windows
+# Whatever a model, a converter or a library does to its inputs (OpenCV raises bare Exceptions),
+# its caller lives on and says so.
 FAILURES = (Exception,)
 # How an engine's errors begin that are about what was asked.
 _CODES = {'question:': 'INVALID_QUESTION', 'choices:': 'INVALID_CHOICES'}
@@ -106,7 +106,7 @@ class Answerer:
         prefix = self.engine.encode({m: t for m, t in tensors.items() if m in allowed})
         left_out = {m: why for m, why in tensors.left_out.items() if m in allowed}
         out = self._prefixes[key] = _Encoded(selection, seen, prefix, left_out)
-        while len(self._prefixes) > _PREFIXES_KEPT:
+        while len(self._prefixes) > PREFIXES_KEPT:
             self._prefixes.popitem(last=False)
         return out, True
 

@@ -17,6 +17,7 @@ from typing import Any
 from onellm_ros.config import ConfigError
 from onellm_ros.modality import Modality, ModalityError, Sample, spec_of
 from onellm_ros.node_config import InputConfig
+from onellm_ros.perception.answering import FAILURES
 from onellm_ros.perception.sources import SourceSpec
 from onellm_ros.perception.stamping import Stamping
 from onellm_ros.ros.conversions import (
@@ -29,6 +30,7 @@ from onellm_ros.ros.conversions import (
     fmri_sample,
     image_sample,
     intrinsics,
+    intrinsics_at,
     normal_sample,
     point_sample,
     stamp_ns,
@@ -36,8 +38,6 @@ from onellm_ros.ros.conversions import (
 from onellm_ros.synchronizer import Synchronizer
 from onellm_ros.windows import Event, Window, WindowSpec
 
-# Whatever a malformed message does to a converter besides its own error, its reader lives on.
-_MALFORMED = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 Converter = Callable[[Any, int], list[Sample]]
 
 
@@ -145,6 +145,8 @@ class Intake:
         kept = [f for f in before if f.source in self.sources]
         self.feeds = [f for s in self.sources for f in
                       ([f for f in kept if f.source == s] or self._feeds_for(s))]
+        cameras = {self._camera_of[s.name] for s in self.sources if s.camera_info}
+        self.camera_feeds = [f for f in self.camera_feeds if f.topic in cameras]
         seen: dict[tuple[str, Modality], str] = {}
         for feed in self.feeds:
             name = seen.setdefault((feed.topic, feed.source.modality), feed.source.name)
@@ -198,7 +200,7 @@ class Intake:
         except ConversionError as error:
             self._refuse(feed, str(error))
             return
-        except _MALFORMED as error:
+        except FAILURES as error:   # of a registered modality's converter, too
             self._refuse(feed, f'malformed message: {type(error).__name__}: {error}')
             return
         if feed in self.camera_feeds:
@@ -239,15 +241,7 @@ class Intake:
                         ) -> tuple[float, float, float, float] | None:
         """Return the camera's intrinsics at a picture's size, if it has the same proportions."""
         camera = self._cameras.get(self._camera_of[source.name])
-        if camera is None:
-            return None
-        (height, width), (fx, fy, cx, cy) = camera
-        if (height, width) == tuple(shape):
-            return fx, fy, cx, cy
-        if not height or not width or abs(shape[0] * width - shape[1] * height) > width + height:
-            return None
-        x, y = shape[1] / width, shape[0] / height
-        return fx * x, fy * y, (cx + 0.5) * x - 0.5, (cy + 0.5) * y - 0.5
+        return None if camera is None else intrinsics_at(*camera, shape)
 
     # -- time ---------------------------------------------------------------------------------
 

@@ -20,14 +20,15 @@ import zipfile
 
 from onellm_ros.modality import Modality
 from onellm_ros.node_config import NodeConfig
+from onellm_ros.perception.answering import PREFIXES_KEPT
 from onellm_ros.perception.results import EngineLike
+from onellm_ros.perception.ring import MIB
 
 if TYPE_CHECKING:
     from onellm_ros.config import ModelConfig
 
-MIB = 1 << 20
 _LONGEST_HEADER = 100_000_000    # bytes; as the library has it
-_PREFIXES = 3               # encoded windows at a time: two are kept while a third is made
+_PREFIXES = PREFIXES_KEPT + 1       # encoded windows: one is made while the others are kept
 _TURNED = re.compile(r'.*\.attention\.w[qk]\.weight')       # copied when a release is read
 _Shapes = dict[str, tuple[tuple[int, ...], int]]
 

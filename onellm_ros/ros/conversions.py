@@ -28,6 +28,7 @@ from onellm_ros.ros.message_fields import (
     ConversionError,
     frame_id,
     intrinsics,
+    intrinsics_at,
     stamp_ns,
 )
 from onellm_ros.ros.message_types import (
@@ -41,6 +42,6 @@ __all__ = [
     'COLOUR_ENCODINGS', 'AudioDecoder', 'AudioFormat', 'ConversionError', 'ImuMerger', 'ImuParts',
     'audio_format', 'audio_sample', 'cloud_array', 'compressed_image_sample', 'compressed_rgb',
     'depth_sample', 'fmri_sample', 'frame_id', 'guess_audio_format', 'image_sample', 'imu_parts',
-    'imu_sample', 'intrinsics', 'modality_of_message', 'modality_of_type', 'normal_sample',
-    'point_sample', 'reason_unused', 'rgb_picture', 'stamp_ns',
+    'imu_sample', 'intrinsics', 'intrinsics_at', 'modality_of_message', 'modality_of_type',
+    'normal_sample', 'point_sample', 'reason_unused', 'rgb_picture', 'stamp_ns',
 ]

@@ -150,6 +150,7 @@ class Inputs:
         except ConfigError as error:
             self.warn(source.name, f'cannot be used: {error}')
             self.intake.use(before.specs, self._on_table(before))
+            self._follow()
             return
         self._table = table
 

@@ -86,3 +86,19 @@ def intrinsics(camera_info: Any) -> tuple[float, float, float, float]:
                               'CameraInfo, which marks an uncalibrated camera; expected positive '
                               'pixels; calibrate the camera or give its driver a calibration file')
     return values[0], values[1], values[2], values[3]
+
+
+def intrinsics_at(size: tuple[int, int], camera: tuple[float, float, float, float],
+                  shape: tuple[int, ...]) -> tuple[float, float, float, float] | None:
+    """Return a calibration for a picture of another size; None if its proportions are others.
+
+    :param size: height and width that ``camera``, (fx, fy, cx, cy) in pixels, is for.
+    :param shape: height and width of the picture.
+    """
+    (height, width), (fx, fy, cx, cy) = size, camera
+    if (height, width) == tuple(shape):
+        return camera
+    if not height or not width or abs(shape[0] * width - shape[1] * height) > width + height:
+        return None
+    x, y = shape[1] / width, shape[0] / height
+    return fx * x, fy * y, (cx + 0.5) * x - 0.5, (cy + 0.5) * y - 0.5

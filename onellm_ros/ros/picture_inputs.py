@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-import importlib
 import time
 from typing import Any
 
@@ -32,6 +31,7 @@ from onellm_ros.ros.conversions import (
     normal_sample,
     point_sample,
 )
+from onellm_ros.ros.message_copy import message_class
 from onellm_ros.ros.once import Once
 from onellm_ros.ros.picture_normals import DerivedNormals
 from onellm_ros.ros.subscriptions import FollowingSubscription
@@ -51,18 +51,6 @@ _CONVERT = {Modality.IMAGE: image_sample, Modality.DEPTH: depth_sample,
 _PICTURES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 _VECTORS = ('std_msgs/msg/Float32MultiArray', 'std_msgs/msg/Float64MultiArray')
 _COPIES = ('/compressed', '/compressedDepth')
-
-
-def class_of(type_name: str) -> Any:
-    """Return the class of ``package/msg/Name``.
-
-    :raises ImportError: if the package is not installed or has no such message.
-    """
-    package, _, name = type_name.partition('/msg/')
-    found = getattr(importlib.import_module(f'{package}.msg'), name, None)
-    if found is None:
-        raise ImportError(f'the package {package} has no message {name}')
-    return found
 
 
 class Trace:
@@ -235,7 +223,7 @@ class PictureInputs:
         found = sorted({p.topic_type for p in self._node.get_publishers_info_by_topic(topic)})
         for name in found:
             try:
-                kind = class_of(name)
+                kind = message_class(name)
             except ImportError as error:
                 self._warn(topic, f'found the type {name}, which is not installed here ({error}); '
                            'install its package to see it')

@@ -15,7 +15,8 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
 
 from onellm_ros.modality import Sample
-from onellm_ros.ros.conversions import ConversionError, intrinsics
+from onellm_ros.perception.sources import camera_beside
+from onellm_ros.ros.conversions import ConversionError, intrinsics, intrinsics_at
 from onellm_ros.ros.once import Once
 from onellm_ros.ros.subscriptions import FollowingSubscription
 
@@ -60,7 +61,7 @@ class DerivedNormals:
     """
 
     def __init__(self, node: Node, topic: str, warn: Once) -> None:
-        self._topic = f'{topic.rpartition("/")[0]}/camera_info'
+        self._topic = camera_beside(topic)
         self._warn = warn
         self._camera: tuple[tuple[int, int], tuple[float, float, float, float]] | None = None
         self._made: tuple[Sample, Sample] | None = None
@@ -79,15 +80,14 @@ class DerivedNormals:
             return None
         if self._made is not None and self._made[0] is depth:
             return self._made[1]
-        (height, width), (fx, fy, cx, cy) = self._camera
-        high, wide = depth.data.shape
-        if not height or not width or abs(high * width - wide * height) > width + height:
+        camera = intrinsics_at(*self._camera, depth.data.shape)
+        if camera is None:
+            (height, width), (high, wide) = self._camera[0], depth.data.shape
             self._warn(self._topic, f'found a CameraInfo of {width} x {height} pixels beside '
                        f'depth of {wide} x {high}; expected the same proportions; no normals are '
                        'shown')
             return None
-        x, y = wide / width, high / height
-        made = replace(depth, data=normals_of(depth.data, (fx * x, fy * y, cx * x, cy * y)))
+        made = replace(depth, data=normals_of(depth.data, camera))
         self._made = depth, made
         return made
 
