@@ -268,14 +268,14 @@ class Buffer:
 
     def lookup_transform(self, target: str, source: str, at: Time) -> TransformStamped:
         self.asked.append((target, source, at.nanoseconds))
-        newest = {'static': 0, 'moving': 100 * 10**9}.get(source)
+        newest = {'static': 0, 'broken': 0, 'moving': 100 * 10**9}.get(source)
         if newest is None:
             raise KeyError(f'{source} does not exist')
         if newest and at.nanoseconds > newest:
             raise KeyError('extrapolation into the future')
         message = TransformStamped(header=Header(stamp=Time(nanoseconds=newest).to_msg()))
         message.transform.translation.z = 3.0
-        message.transform.rotation.w = 1.0
+        message.transform.rotation.w = float('nan') if source == 'broken' else 1.0
         return message
 
     def clear(self) -> None:
@@ -306,6 +306,7 @@ def test_transforms_of_tf2() -> None:
     frames._asked_s -= 10
     assert at('unknown', 1.0) == (0.0, 'unknown')
     assert 'tf2' in said[1] and 'unknown does not exist' in said[1]
+    assert at('broken', 1.0) == (0.0, 'broken') and 'expected finite numbers' in said[2]
     frames.clear()
     frames.close()
     assert buffer.cleared == 1 and made == [node, 'closed']

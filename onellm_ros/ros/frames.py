@@ -28,7 +28,7 @@ class Tf:
     """What of tf2 is used.
 
     :param buffer: a ``tf2_ros.Buffer``, or what has its ``lookup_transform`` and ``clear``.
-    :param errors: what a failing lookup raises.
+    :param errors: what a failing lookup raises; an unusable transform is a ValueError.
     :param close: ends the listener.
     """
 
@@ -76,10 +76,15 @@ class Frames:
             return None, 'tf2_ros is not installed'
         try:
             return self._transform(self._tf, frame, Time(nanoseconds=stamp_ns)), ''
+        except ValueError as error:
+            return None, f'tf2: {error}'
         except self._tf.errors as error:
             why = str(error)
         try:    # newer than what tf2 holds, as a rule: the newest will do if it is near, or static
             found = self._tf.buffer.lookup_transform(self._base, frame, Time())
+            newest = Transform.from_message(found.transform)
+        except ValueError as error:
+            return None, f'tf2: {error}'
         except self._tf.errors as error:
             waiting = time.monotonic() - self._asked_s < GRACE_S
             return None, '' if waiting else f'tf2: {error}'
@@ -88,7 +93,7 @@ class Frames:
         if newest_ns and abs(newest_ns - stamp_ns) > FRESH_NS:
             off_s = (newest_ns - stamp_ns) / 1e9
             return None, f'tf2: the newest one is {off_s:+.1f} s from the stamp: {why}'
-        return Transform.from_message(found.transform), ''
+        return newest, ''
 
     def _transform(self, tf: Tf, frame: str, at: Time) -> Transform:
         return Transform.from_message(
