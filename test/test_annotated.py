@@ -14,6 +14,7 @@ from onellm_ros.report import annotated
 from onellm_ros.report.annotated import AMBER, BACK, Shown, annotated_picture
 from onellm_ros.report.annotated_text import cut, font, lines_that_fit
 from onellm_ros.report.annotated_traces import WAVE, traces_of
+from onellm_ros.report.panels import scan_cloud
 
 S = 1_000_000_000
 RNG = np.random.default_rng(0)
@@ -48,6 +49,12 @@ def samples() -> dict[Modality, list[Sample]]:
 def area(picture: np.ndarray, colour: tuple[int, int, int], near: int = 0) -> int:
     """Return how many pixels have a colour."""
     return int((np.abs(picture.astype(int) - colour).max(axis=2) <= near).sum())
+
+
+def test_beams_that_met_nothing_are_no_points() -> None:
+    beams = [[0.0, 2.0], [np.pi / 2, 3.0], [0.1, np.inf], [0.2, np.nan], [0.3, 0.0], [0.4, -1.0]]
+    cloud = scan_cloud(np.array(beams, np.float32))
+    np.testing.assert_allclose(cloud[:, :3], [[2, 0, 0], [0, 3, 0]], atol=1e-6)
 
 
 def test_a_full_picture_is_drawn_in_time_and_shows_all() -> None:

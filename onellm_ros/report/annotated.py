@@ -17,7 +17,7 @@ import numpy as np
 from onellm_ros.modality import Modality, Sample
 from onellm_ros.report.annotated_text import Canvas, Colour, cut, lines_that_fit
 from onellm_ros.report.annotated_traces import Trace, traces_of
-from onellm_ros.report.panels import colour_wheel_normals, depth_colours, top_view
+from onellm_ros.report.panels import colour_wheel_normals, depth_colours, scan_cloud, top_view
 
 LEAST_SIZE, MOST_SIZE = (320, 240), (3840, 2160)
 BACK, PANEL, NO_DATA = (17, 21, 28), (29, 35, 45), (96, 101, 108)
@@ -292,11 +292,8 @@ def _normal(sample: Sample) -> _Inset:
 
 
 def _scan_cloud(sample: Sample) -> Sample:
-    """Return a planar scan (azimuth in radians, range in metres) as a cloud without colours."""
-    scan = np.asarray(sample.data, np.float32).reshape(-1, 2)
-    azimuth, reach = scan[np.isfinite(scan).all(axis=1)].T      # nothing within reach is inf
-    cloud = np.full((len(azimuth), 6), 0.5, np.float32)
-    cloud[:, 0], cloud[:, 1], cloud[:, 2] = reach * np.cos(azimuth), reach * np.sin(azimuth), 0.0
+    """Return a planar scan as a cloud without colours."""
+    cloud = scan_cloud(np.asarray(sample.data, np.float32).reshape(-1, 2))
     return Sample(sample.stamp_ns, cloud, sample.frame_id, topic=sample.topic)
 
 

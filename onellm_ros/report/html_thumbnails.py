@@ -18,6 +18,7 @@ from onellm_ros.report.panels import (
     colour_wheel_normals,
     depth_colours,
     film_strip,
+    scan_cloud,
     top_view,
 )
 
@@ -64,7 +65,7 @@ def _draw(modality: Modality, samples: list[Sample]) -> bytes:
         return _jpeg(Image.fromarray(_bytes(sound_picture(samples))), 60)
     data = np.asarray(samples[-1].data)
     if modality.value == 'scan' and data.ndim == 2 and data.shape[1] == 2:
-        return _cloud(_scan_points(data), False)
+        return _cloud(scan_cloud(data), False)
     picture = Image.fromarray(_bytes(value_grid(data)))
     return _png(picture.resize((WIDTH, HEIGHT), Image.Resampling.NEAREST))
 
@@ -112,16 +113,6 @@ def _few(cloud: np.ndarray) -> np.ndarray:
     if len(cloud) <= _POINTS:
         return cloud
     return cloud[np.linspace(0, len(cloud) - 1, _POINTS).astype(int)]
-
-
-def _scan_points(beams: np.ndarray) -> np.ndarray:
-    """Return where beams [N, 2] (azimuth, range) ended, as a cloud [M, 6] without colours."""
-    beams = beams[np.isfinite(beams).all(axis=1) & (beams[:, 1] > 0)]
-    out = np.full((len(beams), 6), 0.5)
-    out[:, 0] = beams[:, 1] * np.cos(beams[:, 0])
-    out[:, 1] = beams[:, 1] * np.sin(beams[:, 0])
-    out[:, 2] = 0.0
-    return out
 
 
 def _cloud(cloud: np.ndarray, optical: bool) -> bytes:

@@ -37,6 +37,18 @@ def colour_wheel_normals(normal: np.ndarray) -> np.ndarray:
                     np.clip(colours, 0.0, 1.0), NOTHING)
 
 
+def scan_cloud(beams: np.ndarray) -> np.ndarray:
+    """Return where the beams of a planar scan ended, as a cloud [M, 6] without colours.
+
+    :param beams: [N, 2] azimuth in radians, range in metres; infinite, NaN and below or at 0 mean
+        that nothing was met.
+    """
+    azimuth, reach = beams[np.isfinite(beams).all(axis=1) & (beams[:, 1] > 0)].T
+    out = np.full((len(azimuth), 6), 0.5, np.float32)
+    out[:, 0], out[:, 1], out[:, 2] = reach * np.cos(azimuth), reach * np.sin(azimuth), 0.0
+    return out
+
+
 def top_view(cloud: np.ndarray, optical: bool) -> tuple[
         np.ndarray, tuple[float, float, float, float], bool]:
     """Return a cloud seen from above, forward up, left to the left.
