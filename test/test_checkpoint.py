@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 
 from golden.tiny import inputs, tiny
 import pytest
@@ -300,6 +301,25 @@ def test_int8_rows_come_back_within_half_a_step(tmp_path, model, monkeypatch):
             assert (off <= step * 0.501 + 1e-9).all(), name
         else:
             torch.testing.assert_close(loaded[name], value.half().float())
+
+
+def test_coarse_parts_take_fewer_steps_and_less_room_in_an_archive(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(storage, '_SMALLEST', 64)
+    fine = safetensors.torch.load_file(save_model(model, tmp_path, torch.int8))
+    path = save_model(model, tmp_path, torch.int8, ('upm', 'llm'))
+    coarse = safetensors.torch.load_file(path)
+    packed: dict[str, int] = {}
+    for name in (n for n in fine if fine[n].dtype == torch.int8):
+        part = name.partition('.')[0]
+        assert fine[name].abs().max() == 127
+        assert coarse[name].abs().max() == (31 if part in ('upm', 'llm') else 127), name
+        for key, found in (('fine', fine), ('coarse', coarse)):
+            if part == 'llm':
+                packed[key] = packed.get(key, 0) + len(zlib.compress(found[name].numpy()))
+    assert packed['coarse'] < 0.85 * packed['fine']
+    loaded = load_model(tmp_path).state_dict()
+    for name, value in model.state_dict().items():
+        assert (loaded[name] - value).abs().max() <= value.abs().max() / 60 + 1e-3, name
 
 
 def test_int8_values_without_their_scales_are_named(tmp_path, model, monkeypatch):

@@ -50,7 +50,7 @@ def test_everything_a_recipe_may_hold_comes_back(write):
                if f.name not in ('data', 'dense'))              # nothing is left out here
     text = Stage('text', 'align', (((), 1.0),), ('llm',), 0, 'manifest')
     free = Stage('free', 'align', (), ('llm',), 0, 'manifest')
-    recipe = Recipe('r', TINY, (every, text, free), ('encoder',), False, 3)
+    recipe = Recipe('r', TINY, (every, text, free), ('encoder',), False, ('llm',), 3)
     found = load_recipe(write(recipe_text(recipe)))
     assert found == recipe
     assert 'preset: ' not in recipe_text(recipe)

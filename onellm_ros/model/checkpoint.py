@@ -9,7 +9,7 @@ Every tensor of a file is used, known to be unused, or an error that names it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 import hashlib
 import json
@@ -276,10 +276,12 @@ def model_around_llm(config: ModelConfig, directory: str | Path, *,
     return model
 
 
-def save_model(model: OneLLM, directory: str | Path, dtype: torch.dtype = torch.float16) -> Path:
+def save_model(model: OneLLM, directory: str | Path, dtype: torch.dtype = torch.float16,
+               coarse: Sequence[str] = ()) -> Path:
     """Write config.json and model.safetensors; each file appears whole or not at all.
 
     :param dtype: type of the stored weights; int8: rows with a scale each (``storage.py``).
+    :param coarse: parts whose int8 rows have fewer steps.
     :returns: the weights file.
     :raises CheckpointError: if a value does not fit ``dtype`` or is not finite, or if the
         directory holds a language model of its own.
@@ -296,7 +298,7 @@ def save_model(model: OneLLM, directory: str | Path, dtype: torch.dtype = torch.
         raise CheckpointError(f'{bad[0]} (and {len(bad) - 1} more): values are not finite as '
                               f'{dtype}; nothing was written')
     if dtype == torch.int8:
-        values = compress(values)
+        values = compress(values, coarse)
     config = json.dumps(to_mapping(model.config), indent=1) + '\n'
     write_atomically(folder / 'config.json', config.encode())
     path = folder / 'model.safetensors'

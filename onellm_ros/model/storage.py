@@ -6,19 +6,23 @@ of some size are stored so, everything else as float16.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 SCALE = '.int8_scale'           # suffix of a tensor's scales
 _SMALLEST = 4096                # values below which int8 saves nothing worth having
+_STEPS, _COARSE_STEPS = 127, 31     # either side of zero
 
 
-def compress(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def compress(values: Mapping[str, Tensor], coarse: Sequence[str] = ()) -> dict[str, Tensor]:
     """Return tensors for a file: large ones as int8 [R, ...] with float32 scales [R].
 
     The error of a value is at most half its row's scale, 1/254 of the row's largest value.
+
+    :param coarse: parts (first words of names) whose rows take 31 steps instead of 127: an error
+        of 1/62 at most, in bytes that an archive, or git, packs to 0.7 of the room.
     """
     out: dict[str, Tensor] = {}
     for name, value in values.items():
@@ -27,7 +31,8 @@ def compress(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
             out[name] = rows.half()
             continue
         flat = rows.flatten(1) if rows.shape[0] > 1 else rows.flatten(0, -2)
-        scale = flat.abs().amax(1).clamp(min=1e-12) / 127
+        steps = _COARSE_STEPS if name.partition('.')[0] in coarse else _STEPS
+        scale = flat.abs().amax(1).clamp(min=1e-12) / steps
         out[name] = (flat / scale[:, None]).round().to(torch.int8).view(rows.shape)
         out[name + SCALE] = scale
     return out

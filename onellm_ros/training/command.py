@@ -235,7 +235,7 @@ def _run(args: argparse.Namespace, recipe: Recipe, stages: tuple[Stage, ...]) ->
         if not args.only_export:
             _train(args, trainer, ranks)
         if ranks.first and args.export:
-            export(trainer, args.export, recipe.int8)
+            export(trainer, args.export, recipe)
         if ranks.first and (args.out / LOG).exists():
             plot_run(args.out)
     return 0
@@ -334,14 +334,15 @@ def _train(args: argparse.Namespace, trainer: Trainer, ranks: Ranks) -> None:
     trainer.run(prepare)
 
 
-def export(trainer: Trainer, folder: Path, int8: bool) -> None:
+def export(trainer: Trainer, folder: Path, recipe: Recipe) -> None:
     """Write a model directory."""
     import torch
 
     from onellm_ros.model.checkpoint import save_model
     from onellm_ros.training.pretrained import TOKENIZER_FILES
 
-    save_model(trainer.finished(), folder, torch.int8 if int8 else torch.float16)
+    save_model(trainer.finished(), folder, torch.int8 if recipe.int8 else torch.float16,
+               recipe.coarse)
     for name in TOKENIZER_FILES:
         if (trainer.out / name).is_file():
             shutil.copy(trainer.out / name, folder)

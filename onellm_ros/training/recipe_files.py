@@ -274,7 +274,8 @@ def load_recipe(path: str | Path) -> Recipe:
                                   f'{error}') from None
     for key, good, expected in (
             ('name', _NAME.fullmatch(out['name']), 'letters, digits, _ and -'),
-            ('needs', set(out.get('needs', ())) <= set(PARTS), f'some of {", ".join(PARTS)}'),
+            *((name, set(out.get(name, ())) <= set(PARTS), f'some of {", ".join(PARTS)}')
+              for name in ('needs', 'coarse')),
             ('save_every', out.get('save_every', 1) > 0, 'at least 1')):
         if not good:
             raise RecipeError(f'{path}:{values.at(key)}: {key}: found {out[key]!r}, expected '

@@ -28,6 +28,7 @@ class Recipe:
     :param model: the sizes. :param stages: in order, their names all different.
     :param needs: parts that must come pretrained (``--init``).
     :param int8: the trained model is written as int8 rows, else as float16.
+    :param coarse: parts whose int8 rows have 31 steps instead of 127: they pack to 0.7.
     :param save_every: optimizer steps between checkpoints.
     """
 
@@ -36,6 +37,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     needs: tuple[str, ...] = ()
     int8: bool = True
+    coarse: tuple[str, ...] = ()
     save_every: int = 200
 
     def stage(self, name: str) -> Stage:
@@ -93,16 +95,29 @@ _ENCODER = Stage('encoder', 'encoder',
 # Its tokenizers learn with the encoder, so that only the UPM is left to the stages.
 _STAGE = Stage('stage_1', 'align', evenly(IMG), ('upm',), steps=2400, batch=32, warmup=50,
                answers=0.0, facts=1.0, told=1.0, experts=1, fresh=(IMG,))
+# The UPM meets the LLM's own loss here, once its tokens say what the LLM was told before.
+_STAGE_3 = replace(_STAGE, name='stage_3', sets=evenly(IMG, *STAGE_2, *STAGE_3), steps=1300,
+                   batch=24, questions=3, answers=1.0, told=0.5, experts=3, copied=STAGE_3,
+                   fresh=(IMU, FMR))
+_INSTRUCT = Stage('instruct', 'align', _ASKED, ('llm',), steps=1300, batch=16, questions=4,
+                  learning_rate=6e-4, warmup=50, experts=3)
 NANO_RECIPE = Recipe('nano', PRESETS['nano'], (
     _LANGUAGE,
     _ENCODER,
     _STAGE,
     replace(_STAGE, name='stage_2', sets=evenly(IMG, *STAGE_2), steps=1300, experts=3,
             copied=STAGE_2, fresh=(AUD,)),
-    # The UPM meets the LLM's own loss here, once its tokens say what the LLM was told before.
-    replace(_STAGE, name='stage_3', sets=evenly(IMG, *STAGE_2, *STAGE_3), steps=1300, batch=24,
-            questions=3, answers=1.0, told=0.5, experts=3, copied=STAGE_3, fresh=(IMU, FMR)),
-    Stage('instruct', 'align', _ASKED, ('llm',), steps=1300, batch=16, questions=4,
-          learning_rate=6e-4, warmup=50, experts=3)))
+    _STAGE_3,
+    _INSTRUCT,
+    # Both again for longer, with more of what was answered worst.
+    replace(_STAGE_3, name='replay', steps=4400, learning_rate=8e-4, copied=(), fresh=(), sets=(
+        ((IMG,), 1.5), ((VID,), 2.5), ((AUD,), 0.3), ((PTS,), 2.5), ((DEP,), 0.8), ((NRM,), 1),
+        ((IMU,), 0.3), ((FMR,), 1.6))),
+    replace(_INSTRUCT, name='tune', steps=2600, sets=(
+        ((IMG,), 4), ((VID,), 2), ((PTS,), 2), ((DEP,), 1.2), ((AUD,), 0.7), ((IMU,), 0.7),
+        ((NRM,), 0.8), ((FMR,), 1), ((IMG, IMU), 0.4), ((PTS, IMU), 0.3), ((IMG, AUD), 0.3),
+        ((IMG, DEP, AUD, IMU), 1.0), ((IMG, DEP, PTS, AUD, IMU), 0.6),
+        ((IMG, VID, DEP, NRM, PTS, AUD, IMU, FMR), 1.2)))),
+    coarse=('upm', 'llm'))
 
 RECIPES = {r.name: r for r in (NANO_RECIPE, ONELLM_7B)}
