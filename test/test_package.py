@@ -31,6 +31,7 @@ THIRD_PARTY: dict[str, tuple[str, str | None]] = {
     'numpy': ('numpy', 'python3-numpy'),
     'open3d': ('open3d-cpu', 'python3-open3d'),
     'peft': ('peft', None),
+    'ray': ('ray', None),
     'rosbags': ('rosbags', 'python3-rosbags-pip'),
     'safetensors': ('safetensors', None),
     'scipy': ('scipy', 'python3-scipy'),
@@ -53,7 +54,7 @@ ROS_WHEELS = {
 # Part of Python from 3.14 on.
 LATER_PYTHON = {'compression'}
 # In a normal ROS installation only; the code must do without them.
-ROS_ONLY = {'cv_bridge', 'launch', 'launch_ros', 'sensor_msgs_py'}
+ROS_ONLY = {'cv_bridge', 'launch', 'launch_ros', 'sensor_msgs_py', 'tf2_ros'}
 
 
 def imported_names(root: Path) -> set[str]:
@@ -125,7 +126,7 @@ def test_entry_points_import(root: Path) -> None:
 
 
 def test_every_import_is_declared(root: Path) -> None:
-    wheels = {canonicalize_name(each.name) for file in ('runtime.txt', 'train.txt')
+    wheels = {canonicalize_name(each.name) for file in ('runtime.txt', 'train.txt', 'ray.txt')
               for each in requirements(root, file)}
     keys = dependencies(root)
     manifest_text = (root / 'package.xml').read_text(encoding='utf-8')
@@ -145,7 +146,8 @@ def test_every_import_is_declared(root: Path) -> None:
 def test_pins_are_exact_and_locked(root: Path) -> None:
     locked = {(canonicalize_name(each.name), str(each.specifier))
               for each in requirements(root, 'constraints.txt')}
-    for name in ('runtime.txt', 'build.txt', 'test.txt', 'train.txt', 'constraints.txt'):
+    for name in ('runtime.txt', 'build.txt', 'test.txt', 'train.txt', 'ray.txt',
+                 'constraints.txt'):
         for each in requirements(root, name):
             exact = [part.operator for part in each.specifier] == ['==']
             assert exact, f'{name}: {each} is not pinned'
