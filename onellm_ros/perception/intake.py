@@ -205,6 +205,12 @@ class Intake:
             return
         if feed in self.camera_feeds:
             return
+        merger = self._mergers.get(feed.source.name)
+        if merger is not None and merger.missing and samples:
+            self._on_wrong(feed.topic, (
+                f'found no {merger.missing}, expected it on this topic or another one of the '
+                f'source within {merger.patience_ns / 1e9:g} s; zeros are taken instead: publish '
+                'it, or name the topics of both halves of the IMU as sources'))
         headed = hasattr(message, 'header')
         wrong = self.stamping.hear(feed.source, stamp_ns(message) if headed else None, receive_ns)
         if wrong.refused:
