@@ -215,6 +215,17 @@ def run(policies: Mapping[str, str], offsets_s: Mapping[str, float], seconds: fl
     return ages, events, wrong, intake
 
 
+def test_zeros_in_the_place_of_a_gyroscope_are_told() -> None:
+    _, _, wrong, intake = run({'imu': 'header'}, {'imu': 0.0}, 2.0)
+    assert wrong == []
+    for i in range(100, 200):
+        message = imu(1_700_000_000 * S + i * S // 50)
+        message.angular_velocity_covariance = [-1.0] + [0.0] * 8
+        intake.receive(intake.feeds[0], message, message.header.stamp.sec * S, i * S // 50)
+    assert wrong and all('/imu: found no gyroscope, expected it on this topic' in w for w in wrong)
+    assert intake.feeds[0].errors == 0
+
+
 def test_a_foreign_clock_under_each_policy() -> None:
     policies = {'good': 'header', 'far': 'header', 'late': 'receive', 'moved': 'shift',
                 'out': 'refuse'}
@@ -318,6 +329,9 @@ def test_without_a_transform_optical_axes_are_turned_and_others_stay() -> None:
     assert place.missing == {'cam_depth_optical_frame': 1, 'lidar': 1}
     place(Modality.POINT, cloud((1, 2, 3), frame=''))
     assert len(said) == 2
+    for number in range(100):           # a driver that numbers its frames
+        place(Modality.POINT, cloud((1, 2, 3), frame=f'frame_{number}'))
+    assert len(place.missing) == 33 and place.missing['(other frames)'] == 70
 
 
 def test_normals_are_turned_only_where_that_is_wanted() -> None:

@@ -20,6 +20,8 @@ from onellm_ros.modality import Modality, Sample
 from onellm_ros.node_config import NodeConfig
 
 OPTICAL = '_optical_frame'
+OTHERS = '(other frames)'
+_MOST_FRAMES = 32           # without a transform, that are counted by name
 # (frame, stamp in ns) -> (transform to the base frame or None, why there is none; empty: not yet)
 Lookup = Callable[[str, int], 'tuple[Transform | None, str]']
 
@@ -139,7 +141,8 @@ class Placer:
 
     A transform is looked up first (tf2, or a recording's frames), then in the table of the
     settings. A cloud in an optical frame without either is turned as REP-103 says, so that up is
-    up; any other comes as it is. Each of these is told once a frame, and counted in ``missing``.
+    up; any other comes as it is. Each of these is told, and counted by frame in ``missing`` (a
+    driver that numbers its frames: all after the first 32 as one).
 
     :param warn: (kind, text), called each time; the caller says it once.
     :param lookup: see ``Lookup``; None: there is only the table.
@@ -163,12 +166,13 @@ class Placer:
         transform, why = self._find(frame, sample.stamp_ns)
         if transform is not None:
             return moved(sample, modality, transform, self.base_frame)
-        self.missing[frame] += 1
+        kind = frame if frame in self.missing or len(self.missing) < _MOST_FRAMES else OTHERS
+        self.missing[kind] += 1
         optical = modality is Modality.POINT and frame.endswith(OPTICAL)
         if why:
             done = 'turned from the optical axes (z forward) to x forward, z up, at the ' \
                    "sensor's place" if optical else 'used as it comes'
-            self._warn(frame, f'no transform from {frame!r} to {self.base_frame!r} ({why}): '
+            self._warn(kind, f'no transform from {frame!r} to {self.base_frame!r} ({why}): '
                        f'{modality} is {done}; publish it on /tf_static, or name the frame in '
                        'the parameter extrinsics')
         if not optical:
