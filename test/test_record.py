@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 import signal
 import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +28,13 @@ import yaml  # noqa: E402
 from onellm_ros.replay.bags import open_bag  # noqa: E402
 from onellm_ros.replay.description_bag import typestore  # noqa: E402
 from onellm_ros.ros.definitions import Types, definitions_of  # noqa: E402
-from onellm_ros.ros.record import Recorder, RecordError, find_node, record  # noqa: E402
+from onellm_ros.ros.record import (  # noqa: E402
+    ASK_S,
+    Recorder,
+    RecordError,
+    find_node,
+    record,
+)
 
 S = 1_000_000_000
 # a stall of the machine must not close windows
@@ -213,3 +221,20 @@ def test_definitions_of_installed_types() -> None:
         assert types.store.hash_rihs01(name) == real.hash_rihs01(name)
     with pytest.raises(ImportError):
         types.learn('nobody_msgs/msg/Nothing')
+
+
+def test_parameters_that_did_not_come_are_asked_for_again() -> None:
+    asked: list[Future] = []
+
+    def list_parameters() -> Future:
+        asked.append(Future())
+        return asked[-1]
+    recorder: Any = SimpleNamespace(
+        values={}, _ask_s=0.0, _listed=lambda future: None, _parameters=SimpleNamespace(
+            services_are_ready=lambda: True, list_parameters=list_parameters))
+    for _ in range(2):
+        Recorder._ask(recorder)
+    assert len(asked) == 1              # it may be on its way
+    recorder._ask_s -= ASK_S            # the node ended meanwhile, and is there again
+    Recorder._ask(recorder)
+    assert len(asked) == 2

@@ -46,6 +46,7 @@ from onellm_ros.ros.record_file import RecordError, RecordFile, offered
 from onellm_ros.ros.subscriptions import Policy, fitting
 
 LOOK_S = 0.5                    # the graph is looked at this often
+ASK_S = 10.0                    # parameters that have not come by then are asked for again
 _BESIDE = ('/tf', '/tf_static', '/clock', '/diagnostics')
 _LEFT_OUT = ('/_action/', '/parameter_events')
 _DEPTH = 1000
@@ -122,7 +123,7 @@ class Recorder(Node):
         self._streams: dict[str, list[str]] = {}
         self._began = datetime.now(timezone.utc).isoformat(timespec='seconds')
         self._parameters = AsyncParameterClient(self, target)
-        self._asked: Any = None
+        self._ask_s = 0.0
         self._look_s = 0.0
 
     # -- what there is ------------------------------------------------------------------------
@@ -171,11 +172,11 @@ class Recorder(Node):
 
     def _ask(self) -> None:
         """Ask for the node's parameters until they have come."""
-        if self.values or not self._parameters.services_are_ready():
+        now_s = time.monotonic()
+        if self.values or now_s < self._ask_s or not self._parameters.services_are_ready():
             return
-        if self._asked is None:
-            self._asked = self._parameters.list_parameters()
-            self._asked.add_done_callback(self._listed)
+        self._ask_s = now_s + ASK_S         # a node that ended meanwhile does not answer
+        self._parameters.list_parameters().add_done_callback(self._listed)
 
     def _listed(self, future: Any) -> None:
         names = list(future.result().result.names)
