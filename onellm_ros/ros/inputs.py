@@ -246,7 +246,8 @@ class Inputs:
     def _health(self, stream: str, feeds: list[Feed], now_s: float, span_s: float) -> Health:
         """Return what the topics of one stream say about it."""
         received = sum(f.received for f in feeds)
-        fresh, self._counted[stream] = received - self._counted.get(stream, 0), received
+        # a source whose type has changed counts from 0 again
+        fresh, self._counted[stream] = max(received - self._counted.get(stream, 0), 0), received
         heard = [f.arrival_s for f in feeds if f.received]
         waits = self._resolver.waiting().get(stream)
         if not feeds:

@@ -7,8 +7,8 @@ business of ``inputs.py``. All of it runs on the thread of the node's executor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 import time
 from typing import Any
 
@@ -180,10 +180,8 @@ class Resolver:
             assert topic.config is not None
             spec = spec_for(topic.config, kind, modality)
         else:
-            topics: Iterable[tuple[str, str]] = (
-                (raw, kind if raw == topic.raw else old) for raw, old in before.topics)
-            spec = SourceSpec(before.name, before.modality, tuple(topics), before.camera_info,
-                              before.frame, before.reliability, before.stamps)
+            spec = replace(before, topics=tuple(
+                (raw, kind if raw == topic.raw else old) for raw, old in before.topics))
         self._specs[topic.name] = spec
         self._settled(spec)
 
