@@ -134,6 +134,7 @@ def test_a_recorded_node_and_its_replay(benches: Callable[..., Bench], tmp_path:
                 for m in record_again['modalities']] == [
             (m.modality, m.count, nanoseconds(m.first_stamp), list(m.topics))
             for m in report_live.modalities if m.count]
+    assert bench.descriptions
     for text in bench.descriptions:
         assert again[nanoseconds(text.window_end)]['text'] == text.text
 

@@ -119,6 +119,7 @@ def test_loops_and_jumps_mix_nothing_and_stop_nothing(simulation: Simulation) ->
         stamps = [s.stamp_ns for samples in shown.values() for s in samples]
         assert max(stamps) - min(stamps) < 2_200_000_000
     assert {m for shown in bench.engine.encoded for m in shown} >= {Modality.IMAGE, Modality.IMU}
+    assert any(text.modalities for text in bench.descriptions)
     for text in bench.descriptions:
         for report in text.modalities:
             assert 0 <= seconds_of(text.window_end) - seconds_of(report.first_stamp) < 2.2
