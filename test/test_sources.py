@@ -190,6 +190,27 @@ def imu(stamp_ns: int) -> Message:
         linear_acceleration=part, angular_velocity=part)
 
 
+def test_other_inputs_of_an_earlier_time_are_followed() -> None:
+    robot = config(a__topic='/a', a__modality='imu', a__type='sensor_msgs/msg/Imu',
+                   b__topic='/b', b__modality='imu', b__type='sensor_msgs/msg/Imu')
+    table = source_table(robot, SHOWN)
+    windows: list[Window] = []
+    said: list[Any] = []
+    intake = Intake(table.specs, robot.inputs, Plan.of(
+        table, robot, NANO.tokenizer, SHOWN).windows, on_window=windows.append,
+        on_jump=lambda: said.append('jump'), on_event=said.append, on_wrong=lambda *_: None)
+    first, second = intake.feeds
+    for i in range(1000):               # a ends after 10 s; b is of a recording of long ago
+        feed, then = (first, 1_700_000_000) if i < 500 else (second, 1_400_000_000)
+        stamp = then * S + i * S // 50
+        intake.receive(feed, imu(stamp), stamp, i * S // 50)
+        intake.poll(i * S // 50)
+    ends = [w.end_ns // S for w in windows]
+    assert 1_700_000_009 in ends and ends[-1] == 1_400_000_019
+    assert 1_400_000_015 in ends and said.count('jump') == 1
+    assert [e.kind for e in said if e != 'jump'].count('backward') == 1
+
+
 def run(policies: Mapping[str, str], offsets_s: Mapping[str, float], seconds: float = 6.0
         ) -> tuple[dict[str, set[str]], list[Event], list[str], Intake]:
     """Feed IMUs of 50 Hz whose clocks are off; return who is in the windows, and what is said."""

@@ -125,7 +125,8 @@ class Intake:
         self._config, self._resolve = config, resolve
         self._on_window, self._on_jump = on_window, on_jump
         self._on_event, self._on_wrong = on_event, on_wrong
-        self._now_ns = 0
+        self._now_ns = self._fresh_ns = 0
+        self._closed_ns: int | None = None      # end of the newest window
         self._cameras: dict[str, tuple[tuple[int, int], tuple[float, float, float, float]]] = {}
         self._mergers: dict[str, ImuMerger] = {}
         self._camera_of: dict[str, str] = {}
@@ -180,6 +181,7 @@ class Intake:
     def restart(self) -> None:
         """Forget what is held (after a pause)."""
         self.synchronizer = Synchronizer(self.synchronizer.spec)
+        self._closed_ns = None
         self.stamping.clear()
         for merger in self._mergers.values():
             merger.clear()
@@ -231,11 +233,31 @@ class Intake:
             found = self._intrinsics_for(source, sample.data.shape[:2])
             if found is not None:
                 sample = replace(sample, intrinsics=found)
+        self._follow_back(source, sample, now_ns)
         restarts = self.synchronizer.restarts
         windows = self.synchronizer.add(source.name, sample, now_ns)
         if self.synchronizer.restarts != restarts:
+            self._closed_ns = None
             self._on_jump()
         self._deliver(windows)
+
+    def _follow_back(self, source: SourceSpec, sample: Sample, now_ns: int) -> None:
+        """Begin anew where all that comes is from long before the windows that have closed.
+
+        Such as a recording of other inputs than those before: none of its streams jumps back by
+        itself, and all of it would be late for ever.
+        """
+        spec, closed_ns = self.synchronizer.spec, self._closed_ns
+        if closed_ns is None or sample.stamp_ns > (
+                closed_ns - spec.length_ns - max(spec.backward_ns, spec.silence_ns)):
+            self._fresh_ns = now_ns
+        elif now_ns - self._fresh_ns > spec.silence_ns + spec.deadline_ns:
+            back_s = (closed_ns - sample.stamp_ns) / 1e9
+            self._on_event(Event('backward', source.name, sample.stamp_ns, (
+                f'time is {back_s:.3f} s back on {source.name}, and nothing comes that is newer: '
+                'what was held is dropped, windows start anew')))
+            self.restart()
+            self._on_jump()
 
     def _refuse(self, feed: Feed, text: str) -> None:
         feed.errors += 1
@@ -268,4 +290,5 @@ class Intake:
         for event in self.synchronizer.take_events():
             self._on_event(event)
         for window in windows:
+            self._closed_ns = window.end_ns
             self._on_window(window)
