@@ -19,10 +19,12 @@ from onellm_ros.model.checkpoint import (
     load_model,
     released_model,
     save_model,
+    weights_files,
     weights_hash,
 )
 from onellm_ros.model.onellm import OneLLM
 from onellm_ros.model.released import entries, released_state
+from onellm_ros.weights.sources import open_source
 
 CONFIG = {
     'llm': {'dim': 32, 'n_layers': 2, 'n_heads': 4, 'n_kv_heads': 2, 'vocab_size': 300,
@@ -303,23 +305,41 @@ def test_int8_rows_come_back_within_half_a_step(tmp_path, model, monkeypatch):
             torch.testing.assert_close(loaded[name], value.half().float())
 
 
-def test_coarse_parts_take_fewer_steps_and_less_room_in_an_archive(tmp_path, model, monkeypatch):
+def test_what_alignment_trains_is_coarse_and_the_rest_stands_apart(tmp_path, model, monkeypatch):
     monkeypatch.setattr(storage, '_SMALLEST', 64)
     fine = safetensors.torch.load_file(save_model(model, tmp_path, torch.int8))
     path = save_model(model, tmp_path, torch.int8, ('upm', 'llm'))
+    apart = tmp_path / 'base.safetensors'
+    assert weights_files(tmp_path) == [path, apart]
     coarse = safetensors.torch.load_file(path)
+    assert {n.partition('.')[0] for n in coarse} == {'upm', 'llm'}
+    base = safetensors.torch.load_file(apart)
+    assert {n.partition('.')[0] for n in base} == {'encoder', 'tokenizers'}
     packed: dict[str, int] = {}
     for name in (n for n in fine if fine[n].dtype == torch.int8):
-        part = name.partition('.')[0]
         assert fine[name].abs().max() == 127
-        assert coarse[name].abs().max() == (31 if part in ('upm', 'llm') else 127), name
+        assert {**coarse, **base}[name].abs().max() == (31 if name in coarse else 127), name
         for key, found in (('fine', fine), ('coarse', coarse)):
-            if part == 'llm':
+            if name in coarse:
                 packed[key] = packed.get(key, 0) + len(zlib.compress(found[name].numpy()))
     assert packed['coarse'] < 0.85 * packed['fine']
-    loaded = load_model(tmp_path).state_dict()
+    loaded = load_model(tmp_path)
     for name, value in model.state_dict().items():
-        assert (loaded[name] - value).abs().max() <= value.abs().max() / 60 + 1e-3, name
+        assert (loaded.state_dict()[name] - value).abs().max() <= value.abs().max() / 60 + 1e-3
+    # Trained further, the other file stays as it is; and the name of the weights tells both.
+    before, name = apart.read_bytes(), weights_hash(tmp_path)
+    with torch.no_grad():
+        model.upm.tokens['image'].add_(1.0)
+    save_model(model, tmp_path, torch.int8, ('upm', 'llm'))
+    assert apart.read_bytes() == before and weights_hash(tmp_path) != name
+    # A tensor in both files is an error; a model saved whole leaves no second file.
+    safetensors.torch.save_file({**base, 'llm.norm.weight': coarse['llm.norm.weight']}, apart)
+    with pytest.raises(CheckpointError, match='base.safetensors: found llm.norm.weight, which'):
+        load_model(tmp_path)
+    with pytest.raises(CheckpointError, match='found llm.norm.weight, which'):
+        open_source(tmp_path)
+    save_model(model, tmp_path, torch.int8)
+    assert weights_files(tmp_path) == [path]
 
 
 def test_int8_values_without_their_scales_are_named(tmp_path, model, monkeypatch):

@@ -1,7 +1,8 @@
 """Model directories: the released checkpoint layout and the project's own, both read strictly.
 
 Own layout: ``config.json`` (:class:`ModelConfig`), ``model.safetensors`` and the tokenizer file;
-where there is a folder ``llm``, it holds the language model in Hugging Face layout (and the
+parts that alignment leaves as they are may stand apart, in ``base.safetensors``; where there is
+a folder ``llm``, it holds the language model in Hugging Face layout (and the
 tokenizer), and the other two files hold the rest.
 Released layout: ``config.json`` or ``params.json`` and ``consolidated.00-of-01.pth``.
 Every tensor of a file is used, known to be unused, or an error that names it.
@@ -40,6 +41,7 @@ from onellm_ros.model.released_config import released_config
 from onellm_ros.model.storage import compress, expand
 
 LLM = 'llm'                     # folder of the language model in Hugging Face layout
+OWN, APART = 'model.safetensors', 'base.safetensors'
 _SHOWN = 8
 _FULL = PRESETS['onellm_7b']
 
@@ -208,12 +210,24 @@ def own_model(directory: Path) -> OneLLM:
         raise CheckpointError(f'{path}: {error}') from error
 
 
+def own_files(directory: Path) -> list[Path]:
+    """Return the files of the own layout beside the language model's folder."""
+    return [directory / OWN, *([directory / APART] if (directory / APART).is_file() else [])]
+
+
 def _load_own(directory: Path, path: Path, dtype: torch.dtype) -> OneLLM:
     model = own_model(directory)
-    try:
-        values = safetensors.torch.load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f'{path}: not readable as safetensors: {error}') from error
+    values: dict[str, Tensor] = {}
+    for file in own_files(directory):
+        try:
+            found = safetensors.torch.load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f'{file}: not readable as safetensors: {error}') from error
+        double = sorted(set(found) & set(values))
+        if double:
+            raise CheckpointError(f'{file}: found {double[0]}, which {path} holds, too; remove '
+                                  'one of the files, or save the model again')
+        values |= found
     try:
         values = expand(values)
     except ValueError as error:
@@ -241,7 +255,7 @@ def load_model(directory: str | Path, *, dtype: torch.dtype = torch.float32,
     if not folder.is_dir():
         raise CheckpointError(f'{folder}: no such directory; expected a model directory '
                               '(config.json with model.safetensors or consolidated.00-of-01.pth)')
-    own = folder / 'model.safetensors'
+    own = folder / OWN
     released = consolidated_file(folder)
     if own.is_file():
         model = _load_own(folder, own, dtype)
@@ -281,7 +295,8 @@ def save_model(model: OneLLM, directory: str | Path, dtype: torch.dtype = torch.
     """Write config.json and model.safetensors; each file appears whole or not at all.
 
     :param dtype: type of the stored weights; int8: rows with a scale each (``storage.py``).
-    :param coarse: parts whose int8 rows have fewer steps.
+    :param coarse: of int8: parts that alignment trains. Their rows have fewer steps, and the
+        others stand apart, in a file that stays the same when these are trained further.
     :returns: the weights file.
     :raises CheckpointError: if a value does not fit ``dtype`` or is not finite, or if the
         directory holds a language model of its own.
@@ -297,11 +312,19 @@ def save_model(model: OneLLM, directory: str | Path, dtype: torch.dtype = torch.
     if bad:
         raise CheckpointError(f'{bad[0]} (and {len(bad) - 1} more): values are not finite as '
                               f'{dtype}; nothing was written')
+    apart: dict[str, Tensor] = {}
     if dtype == torch.int8:
         values = compress(values, coarse)
+        if coarse:
+            apart = {n: v for n, v in values.items() if n.partition('.')[0] not in coarse}
+            values = {n: v for n, v in values.items() if n not in apart}
     config = json.dumps(to_mapping(model.config), indent=1) + '\n'
     write_atomically(folder / 'config.json', config.encode())
-    path = folder / 'model.safetensors'
+    path = folder / OWN
+    if apart:
+        write_atomically(folder / APART, safetensors.torch.save(apart))
+    else:
+        (folder / APART).unlink(missing_ok=True)
     write_atomically(path, safetensors.torch.save(values))
     return path
 
@@ -312,9 +335,9 @@ def weights_files(directory: str | Path) -> list[Path]:
     :raises CheckpointError: if there are none.
     """
     folder = Path(directory)
-    own = folder / 'model.safetensors'
-    if own.is_file():
-        return [own, *(weight_files(folder / LLM) if (folder / LLM).is_dir() else [])]
+    if (folder / OWN).is_file():
+        llm = weight_files(folder / LLM) if (folder / LLM).is_dir() else []
+        return [*own_files(folder), *llm]
     released = consolidated_file(folder)
     if released is None:
         raise CheckpointError(f'{folder}: expected model.safetensors or '

@@ -17,7 +17,8 @@ TOKENIZERS = ('tokenizer.model', 'tokenizer.json', 'tokenizer_config.json',
               'chat_template.jinja', 'generation_config.json')
 # What a model directory may hold: only such a directory is replaced.
 _KNOWN_FILES = frozenset({
-    'config.json', 'params.json', 'model.safetensors', 'consolidated.00-of-01.pth', *TOKENIZERS})
+    'config.json', 'params.json', 'model.safetensors', 'base.safetensors',
+    'consolidated.00-of-01.pth', *TOKENIZERS})
 _KNOWN_FOLDERS = frozenset({'llm', 'released'})
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _GB = 1e9

@@ -16,6 +16,7 @@ from onellm_ros.model.checkpoint import (
     CheckpointError,
     check_released,
     consolidated_file,
+    own_files,
     own_model,
     read_consolidated,
     released_model,
@@ -112,22 +113,24 @@ class OwnSource(Source):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.model = own_model(folder)
-        main = folder / 'model.safetensors'
         own = self.model.state_dict()
         self.items, self.unused = {}, {}
         self._place: dict[str, tuple[Path, str]] = {}
         self._scaled: set[str] = set()
-        with ExitStack() as stack:
-            stream = open_safetensors(stack, main)
-            stored = set(stream.keys())
-        for name in sorted(stored):
-            tensor = name.removesuffix(SCALE)
-            if tensor not in own or tensor not in stored:
-                raise CheckpointError(f'{main}: unknown tensor {name}')
-            if tensor == name:
-                self._place[name] = main, name
-            else:
-                self._scaled.add(tensor)
+        for main in own_files(folder):
+            with ExitStack() as stack:
+                stored = set(open_safetensors(stack, main).keys())
+            for name in sorted(stored):
+                tensor = name.removesuffix(SCALE)
+                if tensor not in own or tensor not in stored:
+                    raise CheckpointError(f'{main}: unknown tensor {name}')
+                if tensor != name:
+                    self._scaled.add(tensor)
+                elif name in self._place:
+                    raise CheckpointError(f'{main}: found {name}, which {self._place[name][0]} '
+                                          'holds, too')
+                else:
+                    self._place[name] = main, name
         if (folder / LLM).is_dir():
             places = locate_tensors(folder / LLM, self.model.config.llm)
             self._place |= {f'llm.{name}': place for name, place in places.items()}
