@@ -34,7 +34,7 @@ from rclpy.parameter import Parameter  # noqa: E402
 from onellm_ros.config import NANO  # noqa: E402
 from onellm_ros.modality import Modality  # noqa: E402
 from onellm_ros.perception.robot_params import KEYS  # noqa: E402
-from onellm_ros.ros.parameters import SETTINGS, config_of  # noqa: E402
+from onellm_ros.perception.settings import SETTINGS, config_of  # noqa: E402
 from onellm_ros.ros.up_params import (  # noqa: E402
     INPUTS,
     LOG_LEVELS,

@@ -43,6 +43,7 @@ from sensor_msgs.msg import CameraInfo, Image, Imu, LaserScan  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from std_srvs.srv import SetBool  # noqa: E402
 
+from onellm_ros.perception.settings import SETTINGS, config_of  # noqa: E402
 from onellm_ros.ros import parameters  # noqa: E402
 from onellm_ros.ros.once import Once  # noqa: E402
 from onellm_ros.ros.perception_node import PerceptionNode, run  # noqa: E402
@@ -686,8 +687,8 @@ def test_parameters_are_checked(benches: Callable[..., Bench]) -> None:
 def test_the_parameter_file_is_that_of_the_defaults(root: Path) -> None:
     text = (root / 'config/onellm.yaml').read_text(encoding='utf-8')
     assert text == parameters.yaml_text(), 'run: python -m onellm_ros.ros.parameters'
-    assert parameters.config_of(
-        {s.name: s.ros_default for s in parameters.SETTINGS.values()}) == NodeConfig()
+    assert config_of(
+        {s.name: s.ros_default for s in SETTINGS.values()}) == NodeConfig()
 
 
 @pytest.mark.slow

@@ -38,13 +38,13 @@ from test_perception_node import (  # noqa: E402
 )
 import yaml  # noqa: E402
 
+from onellm_ros.perception.params_file import flat  # noqa: E402
 from onellm_ros.perception.robot_params import with_robot  # noqa: E402
 from onellm_ros.perception.sources import source_table  # noqa: E402
 from onellm_ros.ros import parameters  # noqa: E402
 from onellm_ros.ros.frames import Frames, Tf  # noqa: E402
 from onellm_ros.ros.perception_node import PerceptionNode  # noqa: E402
 from onellm_ros.ros.resolving import Resolver  # noqa: E402
-from onellm_ros.ros.up_params import flat  # noqa: E402
 
 Make = Callable[..., Bench]
 TWO_CAMERAS = """

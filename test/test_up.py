@@ -19,8 +19,8 @@ import pytest
 pytest.importorskip('rclpy')
 pytest.importorskip('onellm_msgs.msg')
 
+from onellm_ros.perception.settings import SETTINGS  # noqa: E402
 from onellm_ros.ros import up  # noqa: E402
-from onellm_ros.ros.parameters import SETTINGS  # noqa: E402
 from onellm_ros.ros.up_params import (  # noqa: E402
     UpError,
     check_params,

@@ -6,21 +6,22 @@ record`` writes beside a bag; both give dotted names and values, and from them t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 import re
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 
-from onellm_ros.config import ConfigError, from_mapping
-from onellm_ros.modality import parse_modality
+from onellm_ros.config import ConfigError
 from onellm_ros.node_config import NodeConfig
-from onellm_ros.perception.robot_params import is_named, with_robot
+from onellm_ros.perception import settings
+from onellm_ros.perception.params_file import fits, flat, sections
+from onellm_ros.perception.robot_params import is_named
+from onellm_ros.perception.settings import SETTINGS
 
 REPORT = 'report.yaml'          # beside the bag that ``onellm record`` writes
-_MODALITY_LISTS = ('modalities', 'window.required')
 # What the node has beside its settings; a replay has no use for most of them.
 _OTHERS = re.compile(r'(autostart|use_sim_time|start_type_description_service'
                      r'|qos_overrides\..+)$')
@@ -49,91 +50,15 @@ class NodeParams:
         return self.values.get('use_sim_time') is True
 
 
-def flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    """Return nested parameters by their dotted names."""
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f'{prefix}{key}'
-        out.update(flat(value, f'{name}.') if isinstance(value, Mapping) else {name: value})
-    return out
-
-
-def _sections(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield node name and parameters of each ``ros__parameters``."""
-    for key, value in tree.items() if isinstance(tree, Mapping) else ():
-        if key == 'ros__parameters' and path and isinstance(value, Mapping):
-            yield '/'.join(path), value
-        else:
-            yield from _sections(value, (*path, str(key).strip('/')))
-
-
-def _fits(section: str, node: str) -> bool:
-    """Tell whether a section is for a node; ``*`` is one part of a name, ``**`` are any."""
-    pattern = ''.join({'**': r'(?:/[^/]+)*', '*': r'/[^/]+'}.get(part, '/' + re.escape(part))
-                      for part in section.split('/') if part)
-    return re.fullmatch(pattern, node) is not None
-
-
-def _limits(cls: type = NodeConfig, prefix: str = '') -> dict[str, Any]:
-    """Return what each setting says about itself, by its dotted name."""
-    hints = get_type_hints(cls)
-    out: dict[str, Any] = {}
-    for item in fields(cls):
-        if 'names' in item.metadata:
-            continue                # sources and extrinsics: perception/robot_params
-        if is_dataclass(hints[item.name]):
-            out.update(_limits(hints[item.name], f'{prefix}{item.name}.'))  # type: ignore[arg-type]
-        else:
-            out[prefix + item.name] = item.metadata
-    return out
-
-
-def _checked(name: str, value: Any, meta: Mapping[str, Any]) -> Any:
-    """Return a value as the settings take it.
-
-    :raises ConfigError: for one beyond its limits.
-    """
-    if isinstance(value, (list, tuple)):
-        if not all(isinstance(word, str) for word in value):
-            raise ConfigError(f'{name}: found {list(value)}, expected a list of words')
-        words = tuple(word.strip() for word in value if word.strip())
-        if name not in _MODALITY_LISTS:
-            return words
-        try:
-            return tuple(parse_modality(word).value for word in words)
-        except ValueError as error:
-            raise ConfigError(f'{name}: {error}') from error
-    low, high = meta.get('low'), meta.get('high')
-    if low is not None and high is not None and isinstance(value, (int, float)) \
-            and not low <= value <= high:
-        raise ConfigError(f'{name}: found {value}, expected {low:g} to {high:g}')
-    if meta.get('one_of') and value not in meta['one_of']:
-        raise ConfigError(f'{name}: found {value!r}, expected one of {", ".join(meta["one_of"])}')
-    return value
-
-
 def config_of(values: Mapping[str, Any]) -> tuple[NodeConfig, tuple[str, ...]]:
     """Return the settings that dotted names give, and notes on names that are none.
 
     :raises ConfigError: for a value that cannot be.
     """
-    limits = _limits()
-    tree: dict[str, Any] = {}
-    notes = []
-    for name, value in values.items():
-        if is_named(name):
-            continue
-        if name not in limits:
-            if not _OTHERS.match(name):
-                notes.append(f'parameter {name}: the perception node has none of that name; '
-                             'it is ignored')
-            continue
-        *path, last = name.split('.')
-        branch = tree
-        for part in path:
-            branch = branch.setdefault(part, {})
-        branch[last] = _checked(name, value, limits[name])
-    return with_robot(from_mapping(NodeConfig, tree), values), tuple(notes)
+    known = {name: value for name, value in values.items() if name in SETTINGS or is_named(name)}
+    notes = [f'parameter {name}: the perception node has none of that name; it is ignored'
+             for name in values if name not in known and not _OTHERS.match(name)]
+    return settings.config_of(known), tuple(notes)
 
 
 def read_params(path: str | Path, node: str = '') -> NodeParams:
@@ -154,9 +79,12 @@ def read_params(path: str | Path, node: str = '') -> NodeParams:
     if isinstance(tree, Mapping) and 'onellm_record' in tree:
         return _of_report(file, tree)
     values: dict[str, Any] = {}
-    found = list(_sections(tree))
+    try:
+        found = list(sections(tree))
+    except ConfigError as error:
+        raise ConfigError(f'params file {file}: {error}') from error
     for section, given in found:
-        if _fits(section, node) if node else \
+        if fits(section, node) if node else \
                 section.split('/')[-1] in ('perception', '*', '**', ''):
             values.update(flat(given))
     if not values:

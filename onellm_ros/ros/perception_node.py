@@ -34,6 +34,7 @@ from onellm_ros.perception import memory
 from onellm_ros.perception.answering import allowed_modalities
 from onellm_ros.perception.questions import AskError
 from onellm_ros.perception.results import Described, EngineLike, model_text
+from onellm_ros.perception.settings import SETTINGS
 from onellm_ros.perception.sources import Plan, SourceTable, source_table
 from onellm_ros.perception.worker import Worker
 from onellm_ros.ros import outputs, parameters
@@ -303,7 +304,7 @@ class PerceptionNode(LifecycleNode):
 
     def _may_show(self, engine: EngineLike, change: Parameter) -> SetParametersResult:
         """Allow what the inputs were made for: others are not subscribed."""
-        words = parameters.SETTINGS[change.name].value(change.value)
+        words = SETTINGS[change.name].value(change.value)
         try:
             wanted = allowed_modalities(engine, words)
         except ConfigError as error:
@@ -318,7 +319,7 @@ class PerceptionNode(LifecycleNode):
         """Take over what can change while running."""
         if any(p.name == 'heartbeat_hz' for p in changes):
             self._reporting.beat_at(self.get_parameter('heartbeat_hz').value)
-        if self._engine is None or not any(p.name in parameters.SETTINGS for p in changes):
+        if self._engine is None or not any(p.name in SETTINGS for p in changes):
             return
         self._config = parameters.read(self)
         if self._worker is not None:

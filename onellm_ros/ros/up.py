@@ -18,11 +18,11 @@ import time
 from typing import Any
 
 from onellm_ros.modality import parse_modality
+from onellm_ros.perception.settings import SETTINGS
 from onellm_ros.perception.sources import CAMERA_INFO, camera_beside
 from onellm_ros.replay.bag_sources import BagError
 from onellm_ros.ros.demo_bag import BagPlan, plan_bag, topic_choices
 from onellm_ros.ros.demo_processes import Child
-from onellm_ros.ros.parameters import SETTINGS
 from onellm_ros.ros.up_params import (
     INPUTS,
     LOG_LEVELS,

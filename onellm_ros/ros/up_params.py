@@ -6,7 +6,7 @@ is found. ``onellm up`` and the launch files use it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 import difflib
 from pathlib import Path
 import re
@@ -20,8 +20,9 @@ from rclpy.validate_topic_name import validate_topic_name
 import yaml
 
 from onellm_ros.config import ConfigError
+from onellm_ros.perception.params_file import fits, flat, sections
 from onellm_ros.perception.robot_params import is_named, strangers
-from onellm_ros.ros.parameters import SETTINGS, config_of
+from onellm_ros.perception.settings import SETTINGS, config_of
 
 NODE = 'perception'
 # Names of the inputs before remapping; launch arguments carry those without a slash.
@@ -36,45 +37,6 @@ _DEVICE = re.compile(r'auto|cpu|cuda(:\d+)?')
 
 class UpError(ValueError):
     """An argument that cannot be; the text says what was found and what was expected."""
-
-
-def sections(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield node name and parameters of each ``ros__parameters`` in a parameter file.
-
-    :raises UpError: for what is no parameter file.
-    """
-    where = '/'.join(path) or 'the top'
-    if not isinstance(tree, Mapping):
-        raise UpError(f'at {where}: found {tree!r:.60}, expected NODE: ros__parameters: NAME: '
-                      'VALUE, where NODE is a name or /**')
-    for key, value in tree.items():
-        if key == 'ros__parameters':
-            if not path or not isinstance(value, Mapping):
-                raise UpError(f'at {where}: found ros__parameters: {value!r:.60}, expected the '
-                              "node's name above and parameters below it")
-            yield '/'.join(path), value
-        else:
-            yield from sections(value, (*path, str(key).strip('/')))
-
-
-def fits(section: str, name: str) -> bool:
-    """Tell whether a section of a parameter file is for a node, as ROS decides it.
-
-    :param section: a name, perhaps with ``*`` (one part) and ``**`` (any number of parts).
-    :param name: fully qualified name of the node, such as ``/robot1/perception``.
-    """
-    pattern = ''.join({'**': r'(?:/[^/]+)*', '*': r'/[^/]+'}.get(part, '/' + re.escape(part))
-                      for part in section.split('/') if part)
-    return re.fullmatch(pattern, name) is not None
-
-
-def flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    """Return nested parameters by their dotted names."""
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f'{prefix}{key}'
-        out.update(flat(value, f'{name}.') if isinstance(value, Mapping) else {name: value})
-    return out
 
 
 def node_name(namespace: str, node: str = NODE) -> str:
@@ -97,7 +59,7 @@ def read_params_file(path: str | Path, namespace: str = '', node: str = NODE) ->
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UpError(f'params file {file}: found no YAML: {" ".join(str(error).split())}'
                       ) from error
-    except UpError as error:
+    except ConfigError as error:
         raise UpError(f'params file {file}: {error}') from error
     out: dict[str, Any] = {}
     for section, values in found:
