@@ -248,7 +248,7 @@ class Synchronizer:
         if self._closed_end > -NEVER and start - self._closed_end > self.spec.gap_ns:
             gap_s = (start - self._closed_end) / 1e9
             self._event('gap', '', start, f'no sample at all for {gap_s:.1f} s')
-        self._check_offsets()
+        self._check_offsets(end)
         self._closed_end = end
         for s in self._all:
             s.trim(min(end + self._period - s.span_ns, end), end)
@@ -367,11 +367,15 @@ class Synchronizer:
             return 0
         return stream.mark - stream.arrival - self._reference_offset
 
-    def _check_offsets(self) -> None:
+    def _check_offsets(self, end: int) -> None:
+        """Tell of a clock that differs once it has for ``silence_ns``: a stall is shorter."""
         for s in self._all:
             offset = self._offset(s)
-            if not s.offset_told and not s.foreign and self._reference and (
-                    abs(offset) > self.spec.offset_ns):
+            if s.foreign or not self._reference or abs(offset) <= self.spec.offset_ns:
+                s.offset_since = None
+                continue
+            s.offset_since = end if s.offset_since is None else s.offset_since
+            if not s.offset_told and end - s.offset_since >= self.spec.silence_ns:
                 s.offset_told = True
                 self._event('offset', s.name, s.newest or 0,
                             f'stamps of {s.name} are {offset / 1e9:+.3f} s from those of '

@@ -160,7 +160,7 @@ class StreamBuffer:
 
     __slots__ = ('spec', 'name', 'rank', 'span_ns', 'stamps', 'samples', 'newest', 'mark',
                  'arrival', 'suspect', 'received', 'late', 'dropped', 'duplicates', 'told',
-                 'differs_since', 'foreign', 'foreign_ns', 'offset_told')
+                 'differs_since', 'foreign', 'foreign_ns', 'offset_since', 'offset_told')
 
     def __init__(self, spec: StreamSpec, rank: int, length_ns: int) -> None:
         self.spec = spec
@@ -182,6 +182,7 @@ class StreamBuffer:
         self.mark = -NEVER  # the newest sample's end: what comes next has no older stamp
         self.suspect: Sample | None = None
         self.differs_since: int | None = None
+        self.offset_since: int | None = None    # end of the window in which it was seen first
 
     def trim(self, before_ns: int, closed_ns: int) -> None:
         """Forget samples older than ``before_ns`` and thin out those older than ``closed_ns``."""

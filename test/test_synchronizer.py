@@ -277,6 +277,20 @@ def test_a_clock_that_is_seconds_off_is_reported_and_used() -> None:
     assert round(sync.stats()['b'].offset_ns / S) == -3
 
 
+def test_messages_that_a_stall_held_back_are_no_other_clock() -> None:
+    """What one stream measured in 2 s comes in the 1.2 s after them."""
+    sync = Synchronizer(spec('a', 'b', deadline_ns=S // 2, backward_ns=5 * S))
+    arrivals = []
+    for i in range(120):
+        now = i * 100 * MS
+        came = 6 * S + (i - 40) * 60 * MS if 40 <= i < 60 else now
+        arrivals.append((max(came, 6 * S + 20 * 60 * MS) if 60 <= i < 72 else came, 'b',
+                         100 * S + now))
+        arrivals.append((now, 'a', 100 * S + now))
+    arrive(sync, sorted(arrivals, key=lambda item: item[0]))
+    assert [e.kind for e in sync.take_events()] == []
+
+
 @pytest.mark.parametrize('kwargs, text', [
     ({'length_ns': 0}, 'length_ns'), ({'lateness_ns': 2 * S}, 'lateness_ns'),
     ({'deadline_ns': -1}, 'deadline_ns')])
