@@ -154,6 +154,7 @@ class Bench:
         self.robot.create_subscription(DiagnosticArray, '/diagnostics', self.diagnostics.append,
                                        100)
         self.publishers: dict[str, Any] = {}
+        self.clients: dict[str, Any] = {}
         self.executors = [SingleThreadedExecutor(context=self.context) for _ in range(2)]
         self.executors[0].add_node(self.node)
         self.executors[1].add_node(self.robot)
@@ -183,9 +184,10 @@ class Bench:
         return self.call(ChangeState, '/perception/change_state', request).success
 
     def start(self, kind: Any, name: str, request: Any) -> Any:
-        client = self.robot.create_client(kind, name)
-        assert client.wait_for_service(DEADLINE_S), name
-        return client.call_async(request)
+        if name not in self.clients:            # one each: discovery is the slow part
+            self.clients[name] = self.robot.create_client(kind, name)
+        assert self.clients[name].wait_for_service(DEADLINE_S), name
+        return self.clients[name].call_async(request)
 
     def call(self, kind: Any, name: str, request: Any) -> Any:
         future = self.start(kind, name, request)

@@ -59,12 +59,13 @@ def test_the_papers_stages_have_the_papers_values():
 
 def test_nano_trains_encoder_and_llm_before_the_same_chain():
     assert [s.name for s in NANO_RECIPE.stages] == [
-        'language', 'encoder', *(s.name for s in ONELLM_7B.stages)]
-    for own, paper in zip(NANO_RECIPE.stages[2:], ONELLM_7B.stages, strict=True):
+        'language', 'encoder', *(s.name for s in ONELLM_7B.stages), 'replay', 'tune']
+    chain = (*ONELLM_7B.stages, *ONELLM_7B.stages[-2:])         # the last two once more
+    for own, paper in zip(NANO_RECIPE.stages[2:], chain, strict=True):
         assert own.modalities == paper.modalities and own.experts == paper.experts
         assert set(own.trains) <= set(paper.trains)
     # What the LLM was told of comes before its own loss.
-    assert [s.answers for s in NANO_RECIPE.stages[2:]] == [0.0, 0.0, 1.0, 1.0]
+    assert [s.answers for s in NANO_RECIPE.stages[2:]] == [0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
     begin = [m for s in NANO_RECIPE.stages for m in {*s.fresh, *s.copied}]
     assert sorted(begin) == sorted(Modality)                     # each begins once
     assert all(len({s.name for s in r.stages}) == len(r.stages) for r in RECIPES.values())
@@ -143,7 +144,7 @@ def test_options_choose_and_change_stages():
         'stage_1.batch=4'))
     assert [s.name for s in stages] == ['language', 'encoder', 'stage_1']
     assert [s.batch for s in stages] == [8, 8, 4] and stages[0].steps == 0
-    stages = chosen_stages(NANO_RECIPE, arguments('--manifest', 'instruct=a.yaml'))
+    stages = chosen_stages(NANO_RECIPE, arguments('--manifest', 'tune=a.yaml'))
     assert [s.data for s in stages[-2:]] == ['worlds', 'manifest']
     assert stage_files('--manifest', ['a.yaml', 'instruct=b.yaml'], ONELLM_7B, None)[
         'instruct'].name == 'b.yaml'
