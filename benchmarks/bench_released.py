@@ -233,10 +233,15 @@ def equal(one: Path, other: Path) -> str:
         return load_file(path)
 
     a, b = read(one), read(other)
-    same = list(a) == list(b) and all(
-        (a[n].dtype, a[n].shape) == (b[n].dtype, b[n].shape) and torch.equal(
-            a[n].reshape(-1).view(torch.uint8), b[n].reshape(-1).view(torch.uint8)) for n in a)
-    return f'{len(a)} tensors equal bit for bit' if same else 'OTHER TENSORS'
+    if list(a) != list(b) or any(
+            (a[n].dtype, a[n].shape) != (b[n].dtype, b[n].shape) for n in a):
+        return 'OTHER TENSORS'
+    differ = [n for n in a if not torch.equal(
+        a[n].reshape(-1).view(torch.uint8), b[n].reshape(-1).view(torch.uint8))]
+    if differ:
+        largest = max(float((a[n].double() - b[n].double()).abs().max()) for n in differ)
+        return f'OTHER VALUES in {len(differ)} of {len(a)} tensors, by {largest:.1e} at most'
+    return f'{len(a)} tensors equal bit for bit'
 
 
 def step(name: str, *args: object) -> None:
