@@ -154,8 +154,13 @@ def test_interrupted_it_is_whole_and_killed_it_can_be_read(
             bench.connect(image=type(picture(0)))
             bench.until(lambda: bench.publishers['image'].get_subscription_count() > 1)
             bench.until((path / 'report.yaml').exists)
-            time.sleep(0.3)
             begin = int(number) * 1000.0 + 1_700_000_000
+            end_s = time.monotonic() + 30.0     # that both have found each other, its file tells
+            file = path / f'{path.name}.mcap'
+            while not file.exists() or file.stat().st_size < 500:
+                assert time.monotonic() < end_s, 'nothing was recorded'
+                bench.publish('image', picture(begin - 100 + (time.monotonic() - end_s)))
+                time.sleep(0.1)
             for i in range(24):
                 bench.publish('image', picture(begin + i / 10))
                 time.sleep(0.1)         # longer than the second after which it is on the disk
@@ -167,6 +172,7 @@ def test_interrupted_it_is_whole_and_killed_it_can_be_read(
         assert process.returncode == (0 if number is signal.SIGINT else -signal.SIGKILL)
         with open_bag(path) as bag:
             stamps = [nanoseconds(m.message.header.stamp) for m in bag.messages(['/image'])]
+            stamps = [ns for ns in stamps if ns >= nanoseconds(stamp(begin))]
             whole = [nanoseconds(stamp(begin + i / 10)) for i in range(24)]
             assert {t.name for t in bag.topics()} <= {'/image', '/perception/window'}
         if number is signal.SIGINT:
