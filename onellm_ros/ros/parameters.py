@@ -128,7 +128,8 @@ def read(node: Node) -> NodeConfig:
     config = config_of({**{name: node.get_parameter(name).value for name in SETTINGS}, **robot})
     for source in config.sources:
         for key in ('topic', 'camera_info'):
-            _check_topic(f'source.{source.name}.{key}', getattr(source, key))
+            if getattr(source, key):
+                check_topic(f'source.{source.name}.{key}', getattr(source, key))
     return config
 
 
@@ -137,10 +138,14 @@ def without_effect(node: Node) -> list[str]:
     return strangers(_robot_values(node))
 
 
-def _check_topic(name: str, topic: str) -> None:
+def check_topic(name: str, topic: str) -> None:
+    """Judge the name of a topic.
+
+    :param name: what it is of, for the text.
+    :raises ConfigError: if ROS would refuse it.
+    """
     try:
-        if topic:
-            validate_topic_name(topic)
+        validate_topic_name(topic)
     except (InvalidTopicNameException, ValueError) as error:
         raise ConfigError(f'{name}: found {topic!r}, expected the name of a topic '
                           f'({" ".join(str(error).split())})') from error

@@ -13,16 +13,16 @@ import re
 from typing import Any
 
 from rclpy.context import Context
-from rclpy.exceptions import InvalidNamespaceException, InvalidTopicNameException
+from rclpy.exceptions import InvalidNamespaceException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.validate_namespace import validate_namespace
-from rclpy.validate_topic_name import validate_topic_name
 import yaml
 
 from onellm_ros.config import ConfigError
 from onellm_ros.perception.params_file import fits, flat, sections
 from onellm_ros.perception.robot_params import is_named, strangers
 from onellm_ros.perception.settings import SETTINGS, config_of
+from onellm_ros.ros import parameters
 
 NODE = 'perception'
 # Names of the inputs before remapping; launch arguments carry those without a slash.
@@ -116,10 +116,9 @@ def check_topic(what: str, topic: str) -> None:
     :raises UpError: if ROS would refuse it.
     """
     try:
-        validate_topic_name(topic)
-    except (InvalidTopicNameException, ValueError) as error:
-        raise UpError(f'{what}: found {topic!r}, expected the name of a topic ({_line(error)})'
-                      ) from error
+        parameters.check_topic(what, topic)
+    except ConfigError as error:
+        raise UpError(str(error)) from error
 
 
 def check_namespace(namespace: str) -> None:
