@@ -70,6 +70,7 @@ class Synchronizer:
         self._began: int | None = None  # wall clock of the first sample
         self._reference: StreamBuffer | None = None
         self._reference_offset = 0  # its newest stamp less that stamp's arrival
+        self._slowest: StreamBuffer | None = None  # what windows waited for when last asked
 
     def extend(self, spec: WindowSpec) -> None:
         """Take over a spec with further streams; what is held of the others stays.
@@ -94,6 +95,7 @@ class Synchronizer:
         self._required = [s for s in self._all if s.spec.required]
         if self._reference not in self._all:
             self._reference = None
+        self._slowest = None
         self._next_end = self._first_end() if self._next_end != NEVER else NEVER
 
     # -- what comes in ------------------------------------------------------------------------
@@ -175,8 +177,8 @@ class Synchronizer:
         oldest = own.stamps[0]
         del own.stamps[0], own.samples[0]
         own.dropped += 1
-        if oldest >= self._next_end - self.spec.length_ns:
-            self._next_end = self._first_end()
+        if oldest >= self._next_end - self.spec.length_ns and own.stamps[0] >= self._next_end:
+            self._next_end = self._first_end()  # that was its last sample of the next window
 
     def poll(self, now_ns: int) -> list[Window]:
         """Return the windows that close because time passed (call it some 20 times a second)."""
@@ -204,22 +206,29 @@ class Synchronizer:
                for s in self._all):
             return -NEVER  # which clock is right will show
         waiting = self._waiting_for()
-        marks = (self._alive(waiting, oldest_alive) or self._alive(self._all, oldest_alive)
-                 or self._alive(self._all, -NEVER))
-        deadline = min(mark - arrival for mark, arrival in marks) + now_ns
-        deadline -= self.spec.deadline_ns
+        marks = self._alive(waiting, oldest_alive)
+        self._slowest = self._all[min(marks)[2]] if marks else None
+        marks = (marks or self._alive(self._all, oldest_alive) or self._alive(self._all, -NEVER))
+        deadline = min(m - arrival for m, arrival, _ in marks) + now_ns - self.spec.deadline_ns
         if (self._began or 0) >= oldest_alive and any(s.newest is None for s in waiting):
             return deadline
         return max(deadline, min(marks)[0] - self._lateness)
 
     @staticmethod
-    def _alive(streams: list[StreamBuffer], since_ns: int) -> list[tuple[int, int]]:
-        """Return (newest mark, arrival) of the streams that spoke after ``since_ns``."""
-        return [(s.mark, s.arrival) for s in streams
-                if s.newest is not None and s.arrival is not None
-                and s.arrival >= since_ns and not s.foreign]
+    def _alive(streams: list[StreamBuffer], since_ns: int) -> list[tuple[int, int, int]]:
+        """Return (newest mark, arrival, rank) of the streams that spoke after ``since_ns``."""
+        return [(s.mark, s.arrival or 0, s.rank) for s in streams if s.is_alive(since_ns)]
+
+    def _is_held(self, now_ns: int) -> bool:
+        """Return whether the slowest stream alone still keeps ``_limit`` before the next end."""
+        s, end = self._slowest, self._next_end
+        return (s is not None and s.mark - self._lateness < end
+                and s.is_alive(now_ns - self.spec.silence_ns)
+                and s.mark - (s.arrival or 0) + now_ns - self.spec.deadline_ns < end)
 
     def _close(self, now_ns: int) -> list[Window]:
+        if self._is_held(now_ns):
+            return []
         limit = self._limit(now_ns)
         out = []
         while self._next_end <= limit:

@@ -184,6 +184,11 @@ class StreamBuffer:
         self.differs_since: int | None = None
         self.offset_since: int | None = None    # end of the window in which it was seen first
 
+    def is_alive(self, since_ns: int) -> bool:
+        """Return whether it spoke at or after ``since_ns`` (wall clock), and is not left out."""
+        return (self.newest is not None and self.arrival is not None
+                and self.arrival >= since_ns and not self.foreign)
+
     def trim(self, before_ns: int, closed_ns: int) -> None:
         """Forget samples older than ``before_ns`` and thin out those older than ``closed_ns``."""
         cut = bisect_left(self.stamps, before_ns)

@@ -12,6 +12,7 @@ import pytest
 
 from onellm_ros.modality import Modality, Sample
 from onellm_ros.synchronizer import StreamSpec, Synchronizer, Window, WindowSpec
+from onellm_ros.windows import StreamBuffer
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -105,6 +106,26 @@ def test_any_order_within_the_lateness_gives_the_windows_of_the_definition(
     assert all(e.kind == 'gap' for e in sync.take_events())
 
 
+class Checked(Synchronizer):
+    """Compares its short cuts with the long way."""
+
+    looked = 0
+
+    def _limit(self, now_ns: int) -> int:
+        self.looked += 1
+        return super()._limit(now_ns)
+
+    def _is_held(self, now_ns: int) -> bool:
+        held = super()._is_held(now_ns)
+        assert not held or super()._limit(now_ns) < self._next_end
+        return held
+
+    def _insert(self, own: StreamBuffer, stamp: int, sample: Sample) -> bool:
+        kept = super()._insert(own, stamp, sample)
+        assert self._next_end == self._first_end()
+        return kept
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from('abc'), st.integers(-200, 200_000),
                           st.integers(0, 300)), max_size=120))
@@ -112,7 +133,7 @@ def test_nonsense_never_breaks_the_promises(chaos: list[tuple[str, int, int]]) -
     """Jumps, late data, any clock: windows hold what they claim, counts add up."""
     streams = tuple(StreamSpec(n, Modality.IMU, n == 'a', 2 * S, 16, 100 * MS if n == 'b' else 0)
                     for n in 'abc')
-    sync = Synchronizer(WindowSpec(streams))
+    sync = Checked(WindowSpec(streams))
     now, restarts, last_end = 0, 0, None
     for name, stamp_ms, wait_ms in chaos:
         now += wait_ms * MS
@@ -320,6 +341,17 @@ def test_a_message_costs_microseconds() -> None:
             sync.add(name, one, now)
         best = min(best, (time.process_time() - start) / len(samples))
     assert best < 20e-6
+
+
+def test_a_stream_that_lags_makes_the_others_no_dearer() -> None:
+    """While windows wait for one stream, the samples of the others need no look at all streams."""
+    names = [str(i) for i in range(20)]
+    sync = Checked(spec(*names))
+    arrivals = sorted((i * 10 * MS + (400 * MS if n == '7' else 0), n, 50 * S + i * 10 * MS)
+                      for i in range(1000) for n in names)
+    windows = arrive(sync, arrivals, polls=False)
+    assert len(windows) == 9 and {w.closed_by for w in windows} == {'watermark'}
+    assert sync.looked < 100  # 7000 samples came while a window waited
 
 
 def test_a_stream_that_joins_later_costs_the_others_nothing() -> None:
