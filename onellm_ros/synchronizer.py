@@ -146,7 +146,7 @@ class Synchronizer:
         return []
 
     def _insert(self, own: StreamBuffer, stamp: int, sample: Sample) -> bool:
-        """Put a sample into its place; False if it was a duplicate or far too late."""
+        """Put a sample into its place; False if it is not kept."""
         closed_end = self._closed_end
         if stamp < closed_end and stamp < closed_end + self._period - own.span_ns:
             own.late += 1
@@ -166,6 +166,8 @@ class Synchronizer:
             own.late += 1
         if len(stamps) > own.spec.capacity:
             self._overflow(own)
+            if stamp < stamps[0]:
+                return False
         if stamp < self._next_end - self._period:
             end = max((stamp // self._period + 1) * self._period, closed_end + self._period)
             if stamp >= end - self.spec.length_ns and end < self._next_end:

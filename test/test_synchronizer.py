@@ -231,6 +231,15 @@ def test_a_full_buffer_drops_the_oldest_and_says_so() -> None:
     assert windows[0].dropped == {'a': 9}
 
 
+def test_a_full_buffer_makes_no_empty_window_of_what_it_drops() -> None:
+    sync = Checked(WindowSpec((StreamSpec('a', Modality.IMAGE, capacity=2),
+                               StreamSpec('b', Modality.IMAGE))))
+    assert arrive(sync, [(5200 * MS, 'a', 5100 * MS), (5200 * MS, 'a', 5200 * MS),
+                         (5250 * MS, 'a', 4500 * MS), (5300 * MS, 'b', 5300 * MS)]) == []
+    window, = sync.flush()
+    assert window.dropped == {'a': 1} and len(window.members['a']) == 2
+
+
 def test_a_backward_jump_starts_anew_with_one_warning() -> None:
     sync = Synchronizer(spec('a', 'b'))
     one = [(i * 100 * MS, n, 50 * S + i * 100 * MS) for i in range(25) for n in 'ab']
