@@ -422,7 +422,9 @@ def test_topics_that_are_reported_no_more_are_left(monkeypatch: pytest.MonkeyPat
                         SimpleNamespace(monotonic=lambda: now_s[0]))
     node: Any = SimpleNamespace(get_publishers_info_by_topic=lambda topic: [])
     warnings: list[str] = []
-    inputs = PictureInputs(node, AudioFormat(), lambda kind, text: warnings.append(text), 3.0)
+    cameras: Any = None                          # nobody asks for normals
+    inputs = PictureInputs(node, AudioFormat(), lambda kind, text: warnings.append(text), 3.0,
+                           cameras)
     inputs.expect([modality_report('image'), modality_report('imu')])
     inputs.expect([modality_report('depth'), modality_report('normal')])
     assert inputs._known[WHERE['depth']][0] is Modality.DEPTH

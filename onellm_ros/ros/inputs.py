@@ -28,7 +28,7 @@ from onellm_ros.ros.subscriptions import FollowingSubscription
 from onellm_ros.windows import Event, Window, WindowSpec
 
 _STALL_S = 0.25
-_QUEUE = {Modality.IMU: 200, Modality.AUDIO: 100}
+QUEUE = {Modality.IMU: 200, Modality.AUDIO: 100}    # messages that may wait; else few
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Inputs:
         return FollowingSubscription(
             self._node, kind, feed.topic, lambda message: self._receive(feed, message), self.warn,
             choice=feed.source.reliability or self._config.reliability, may_latch=True,
-            depth=_QUEUE.get(feed.source.modality, 10),
+            depth=QUEUE.get(feed.source.modality, 10),
             setting=(f'source.{feed.source.name}.reliability' if feed.source.reliability
                      else 'inputs.reliability'))
 

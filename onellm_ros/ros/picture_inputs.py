@@ -17,6 +17,7 @@ import cv2
 from rclpy.node import Node
 
 from onellm_ros.modality import Modality, Sample, parse_modality, spec_of
+from onellm_ros.perception.sources import unfit
 from onellm_ros.ros.conversions import (
     AudioDecoder,
     AudioFormat,
@@ -27,12 +28,13 @@ from onellm_ros.ros.conversions import (
     image_sample,
     imu_parts,
     modality_of_message,
-    modality_of_type,
     normal_sample,
     point_sample,
 )
+from onellm_ros.ros.inputs import QUEUE
 from onellm_ros.ros.message_copy import message_class
 from onellm_ros.ros.once import Once
+from onellm_ros.ros.picture_cameras import Cameras
 from onellm_ros.ros.picture_normals import DerivedNormals
 from onellm_ros.ros.subscriptions import FollowingSubscription
 
@@ -48,8 +50,6 @@ _LEAD_S = 1.0
 _CONVERT = {Modality.IMAGE: image_sample, Modality.DEPTH: depth_sample,
             Modality.NORMAL: normal_sample, Modality.POINT: point_sample,
             Modality.FMRI: fmri_sample}
-_PICTURES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
-_VECTORS = ('std_msgs/msg/Float32MultiArray', 'std_msgs/msg/Float64MultiArray')
 _COPIES = ('/compressed', '/compressedDepth')
 
 
@@ -114,10 +114,13 @@ class PictureInputs:
     :param audio: what audio bytes mean that do not say it.
     :param warn: says once what is wrong with a topic.
     :param trace_s: how long traces are, seconds; may change.
+    :param cameras: which CameraInfo goes with depth that normals are made of.
     """
 
-    def __init__(self, node: Node, audio: AudioFormat, warn: Once, trace_s: float) -> None:
+    def __init__(self, node: Node, audio: AudioFormat, warn: Once, trace_s: float,
+                 cameras: Cameras) -> None:
         self._node, self._audio, self._warn, self.trace_s = node, audio, warn, trace_s
+        self._cameras = cameras
         self._known: dict[str, tuple[Modality, float]] = {}
         self._with_normals: set[str] = set()    # depth topics that normals are made of
         self._reported_s = 0.0
@@ -172,6 +175,7 @@ class PictureInputs:
         self.is_open = False
         for topic in list(self._feeds):
             self._leave(topic)
+        self._cameras.close()
         self.clear()
 
     def clear(self) -> None:
@@ -198,10 +202,17 @@ class PictureInputs:
         for topic, (modality, _) in self._known.items():
             if topic not in self._feeds and not self._is_copy(topic, modality):
                 self._listen(topic, modality)
-        for topic in self._with_normals & self._feeds.keys():
-            feed = self._feeds[topic]
-            if feed.normals is None and feed.modality is Modality.DEPTH:
-                feed.normals = DerivedNormals(self._node, topic, self._warn)
+        made_of = [feed for topic, feed in self._feeds.items()
+                   if topic in self._with_normals and feed.modality is Modality.DEPTH]
+        if made_of:
+            self._cameras.poll()
+        for feed in made_of:
+            camera = self._cameras.of(feed.topic)
+            if feed.normals is not None and feed.normals.topic != camera:
+                feed.normals.close()
+                feed.normals = None
+            if feed.normals is None:
+                feed.normals = DerivedNormals(self._node, camera, self._warn)
 
     def _is_copy(self, topic: str, modality: Modality) -> bool:
         """Tell whether a topic is the compressed copy of another one that is shown."""
@@ -228,15 +239,14 @@ class PictureInputs:
                 self._warn(topic, f'found the type {name}, which is not installed here ({error}); '
                            'install its package to see it')
                 continue
-            if not _usable(name, kind, topic, modality):
+            if unfit(modality, name, kind.get_fields_and_field_types()):
                 continue
             feed = Feed(topic, modality, name,
                         decoder=AudioDecoder(self._audio) if modality is Modality.AUDIO else None)
-            depth = {Modality.IMU: 200, Modality.AUDIO: 100}.get(modality, 1)
             self._feeds[topic] = feed
             feed.subscription = FollowingSubscription(
                 self._node, kind, topic, lambda message: self._take(feed, message), self._warn,
-                depth=depth)
+                depth=QUEUE.get(modality, 1))
             return
         if found:
             self._warn(topic, f'found {", ".join(found)}, expected messages of {modality}; it is '
@@ -351,16 +361,3 @@ class PictureInputs:
         ages = {f.topic: (now_ns - f.heard_ns) / SECOND_NS for f in self._feeds.values()
                 if f.heard_ns is not None}
         return {topic: age for topic, age in ages.items() if age > longer_than_s}
-
-
-def _usable(name: str, kind: Any, topic: str, modality: Modality) -> bool:
-    """Tell whether messages of a type can be samples of a modality."""
-    spec = spec_of(modality)
-    if spec is not None:
-        return name == (spec.message if '/msg/' in spec.message
-                        else spec.message.replace('/', '/msg/'))
-    if modality in (Modality.IMAGE, Modality.DEPTH, Modality.NORMAL):
-        return name in _PICTURES
-    if modality is Modality.FMRI:
-        return name in _VECTORS
-    return modality_of_type(name, topic, kind.get_fields_and_field_types()) is modality

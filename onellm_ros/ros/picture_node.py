@@ -39,6 +39,7 @@ from onellm_ros.report.annotated import Shown, annotated_picture
 from onellm_ros.ros import picture_settings, picture_words
 from onellm_ros.ros.conversions import stamp_ns
 from onellm_ros.ros.once import Once
+from onellm_ros.ros.picture_cameras import Cameras
 from onellm_ros.ros.picture_inputs import MALFORMED, PictureInputs
 from onellm_ros.ros.subscriptions import FollowingSubscription
 
@@ -73,7 +74,8 @@ class PictureNode(Node):
         self._image = self.create_publisher(Image, '~/image', QoSProfile(depth=2))
         self._markers = self.create_publisher(MarkerArray, '~/markers', QoSProfile(depth=2))
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self.inputs = PictureInputs(self, self.config.audio, self._warn, self.config.trace_s)
+        self.inputs = PictureInputs(self, self.config.audio, self._warn, self.config.trace_s,
+                                    Cameras(self, self.config.perception, self._warn))
         self._frame, self._rest_until_s = '', 0.0
         self._outputs = [
             FollowingSubscription(self, kind, self.resolve_topic_name(

@@ -1,8 +1,7 @@
 """Surface normals that the perception node computes from depth, computed again for the picture.
 
-This module owns finding the depth camera's CameraInfo (by the convention of ROS: ``camera_info``
-beside the picture's topic) and a fast, coarse computation; the model's own is
-``preprocess/depth.py``, which needs torch.
+This module owns listening to the depth camera's CameraInfo (``picture_cameras.py`` finds it) and
+a fast, coarse computation; the model's own is ``preprocess/depth.py``, which needs torch.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
 
 from onellm_ros.modality import Sample
-from onellm_ros.perception.sources import camera_beside
 from onellm_ros.ros.conversions import ConversionError, intrinsics, intrinsics_at
 from onellm_ros.ros.once import Once
 from onellm_ros.ros.subscriptions import FollowingSubscription
@@ -57,22 +55,25 @@ def normals_of(depth: np.ndarray, camera: tuple[float, float, float, float]) -> 
 class DerivedNormals:
     """Normals of the pictures of one depth topic, once its CameraInfo has come.
 
-    :param topic: of the depth pictures. :param warn: says once what is wrong.
+    :param topic: of the CameraInfo. :param warn: says once what is wrong.
     """
 
     def __init__(self, node: Node, topic: str, warn: Once) -> None:
-        self._topic = camera_beside(topic)
+        self.topic = topic
         self._warn = warn
         self._camera: tuple[tuple[int, int], tuple[float, float, float, float]] | None = None
         self._made: tuple[Sample, Sample] | None = None
         self._subscription = FollowingSubscription(
-            node, CameraInfo, self._topic, self._take, warn, may_latch=True, depth=1)
+            node, CameraInfo, topic, self._take, warn, may_latch=True, depth=1)
 
     def _take(self, message: Any) -> None:
         try:
-            self._camera = (int(message.height), int(message.width)), intrinsics(message)
+            camera = (int(message.height), int(message.width)), intrinsics(message)
         except ConversionError as error:
-            self._warn(self._topic, str(error))
+            self._warn(self.topic, str(error))
+            return
+        if camera != self._camera:
+            self._camera, self._made = camera, None
 
     def of(self, depth: Sample) -> Sample | None:
         """Return the normals of a depth sample; None while the camera is not known."""
@@ -83,7 +84,7 @@ class DerivedNormals:
         camera = intrinsics_at(*self._camera, depth.data.shape)
         if camera is None:
             (height, width), (high, wide) = self._camera[0], depth.data.shape
-            self._warn(self._topic, f'found a CameraInfo of {width} x {height} pixels beside '
+            self._warn(self.topic, f'found a CameraInfo of {width} x {height} pixels beside '
                        f'depth of {wide} x {high}; expected the same proportions; no normals are '
                        'shown')
             return None
