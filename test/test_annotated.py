@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+import shutil
 import time
 
 import cv2
@@ -10,9 +13,17 @@ import numpy as np
 import pytest
 
 from onellm_ros.modality import Modality, Sample
-from onellm_ros.report import annotated
-from onellm_ros.report.annotated import AMBER, BACK, Shown, annotated_picture
-from onellm_ros.report.annotated_text import cut, font, lines_that_fit
+from onellm_ros.report import annotated_fonts, annotated_insets
+from onellm_ros.report.annotated import Shown, annotated_picture
+from onellm_ros.report.annotated_text import (
+    AMBER,
+    BACK,
+    INK,
+    cut,
+    font,
+    font_path,
+    lines_that_fit,
+)
 from onellm_ros.report.annotated_traces import WAVE, traces_of
 from onellm_ros.report.panels import scan_cloud
 
@@ -176,6 +187,101 @@ def test_words_are_wrapped_and_cut_by_their_width() -> None:
     assert cut('words', 1, 12) == ''
 
 
+def test_a_long_text_gets_more_room() -> None:
+    camera = {Modality.IMAGE: [plain(RED)]}
+    short, long = (area(annotated_picture(Shown(camera, 'some words ' * n)), RED)
+                   for n in (3, 150))
+    assert long < 0.8 * short
+    lines, _ = lines_that_fit('some words ' * 90, 900, 150, 19.0)
+    assert not lines[-1].endswith('…'), '990 letters fit'
+
+
+@pytest.mark.parametrize('shape', [(480, 640), (1080, 1920), (1280, 720), (120, 160)])
+def test_camera_and_insets_stand_in_the_middle(shape: tuple[int, int]) -> None:
+    shown = Shown({Modality.IMAGE: [plain(RED, shape)],
+                   Modality.DEPTH: [Sample(S, np.full((480, 640), 2.0, np.float32))]})
+    columns = np.flatnonzero((annotated_picture(shown)[200:300] != BACK).any(axis=(0, 2)))
+    left, right = columns[0], 959 - columns[-1]
+    assert abs(left - right) <= 2, (left, right)
+
+
+def test_the_title_of_a_slim_camera_is_whole() -> None:
+    shown = {t: Shown({Modality.IMAGE: [plain(RED, (1280, 720), t)],
+                       Modality.DEPTH: [Sample(S, np.full((480, 640), 2.0, np.float32))]})
+             for t in ('/camera/colour/image_raw', '/camera/colour/image_rav')}
+    one, other = (annotated_picture(s) for s in shown.values())
+    assert (one != other).any(), 'its last letter is to be seen'
+
+
+def test_the_picture_that_a_text_is_about_stands_beside_it() -> None:
+    camera = {Modality.IMAGE: [plain(RED)]}
+    shown = Shown(camera, 'A green wall. ' * 6, '3.0 s ago', about=plain(GREEN, (240, 320)))
+    picture, without = (annotated_picture(s) for s in (shown, replace(shown, about=None)))
+    assert area(picture, GREEN) > 80 * 60 and area(without, GREEN) == 0
+    assert area(picture, RED) == area(without, RED), 'the newest one stays large'
+    rows, columns = np.nonzero((picture == GREEN).all(axis=2))
+    assert rows.min() > 430 and columns.min() > 700
+    assert abs((columns.max() - columns.min()) / (rows.max() - rows.min()) - 4 / 3) < 0.05
+    words = (picture == INK).all(axis=2)[430:]
+    assert words.any() and not words[:, columns.min() - 4:].any(), 'no words over it'
+
+
+@pytest.fixture
+def system_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A system with a font that has Chinese letters: DejaVu's under other numbers."""
+    ttlib = pytest.importorskip('fontTools.ttLib')
+    made = ttlib.TTFont(font_path(False))
+    for table in made['cmap'].tables:
+        if table.isUnicode():
+            table.cmap.update({ord(c): table.cmap[ord('A')] for c in '左边有箱子'})
+    path = tmp_path / 'fonts' / 'Chinese Sans.ttf'
+    path.parent.mkdir()
+    made.save(path)
+    (tmp_path / 'fonts.conf').write_text(
+        f'<?xml version="1.0"?><fontconfig><dir>{path.parent}</dir>'
+        f'<cachedir>{tmp_path}/cache</cachedir></fontconfig>', encoding='utf-8')
+    monkeypatch.setenv('FONTCONFIG_FILE', str(tmp_path / 'fonts.conf'))
+    known = (annotated_fonts._system_fonts, annotated_fonts._font_with)
+    for each in known:
+        each.cache_clear()
+    yield str(path)
+    for each in known:
+        each.cache_clear()
+
+
+@pytest.mark.skipif(not shutil.which('fc-list'), reason='needs fontconfig')
+def test_a_font_of_the_system_is_found_for_letters_that_dejavu_lacks(system_font: str) -> None:
+    assert annotated_fonts.lacking('左边有 a\nbox ü') == set('左边有')
+    assert annotated_fonts.font_for('Größe: привет') == ''
+    assert annotated_fonts.font_for('左边有箱子 box') == system_font
+    assert annotated_fonts.font_for('ロボット') == '', 'none has them'
+    chinese, latin = (annotated_picture(Shown({}, t)) for t in ('左', 'A'))
+    assert (chinese == latin).all(), 'it looks like an A in this font, and nothing is warned of'
+
+
+def test_letters_that_no_font_has_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(annotated_fonts, '_system_fonts', lambda: ())
+    annotated_fonts._font_with.cache_clear()
+    known = annotated_picture(Shown({}, 'a box'))
+    assert area(known, AMBER) == 0
+    assert area(annotated_picture(Shown({}, 'ロボット')), AMBER) > 100
+    annotated_fonts._font_with.cache_clear()
+
+
+def test_what_fontconfig_lists_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ['0\tFalse\t/f/Serif.ttf\t20-7e 4f60', '0\tFalse\t/f/Bold Sans.ttf\t20-7e 4f60',
+             '0\tTrue\t/f/Colour.ttf\t4f60', '1\tFalse\t/f/More.ttc\t4f60', 'nonsense',
+             '0\tFalse\t/f/NotoSansCJK.ttc\t20-7e 4e00-9fff', '0\tFalse\t/f/x.ttf\tzz']
+    monkeypatch.setattr(annotated_fonts, '_listed', lambda: '\n'.join(lines))
+    annotated_fonts._system_fonts.cache_clear()
+    try:
+        assert [path for path, _ in annotated_fonts._system_fonts()] == [
+            '/f/NotoSansCJK.ttc', '/f/Serif.ttf', '/f/Bold Sans.ttf']
+        assert annotated_fonts._system_fonts()[0][1] == ((0x20, 0x7e), (0x4e00, 0x9fff))
+    finally:
+        annotated_fonts._system_fonts.cache_clear()
+
+
 def test_what_is_old_or_silent_is_amber() -> None:
     shown = Shown({Modality.IMAGE: [plain(RED)]}, 'A red wall.', 'nano says')
     fresh = area(annotated_picture(shown), AMBER)
@@ -215,4 +321,4 @@ def test_a_great_cloud_is_thinned() -> None:
     start = time.process_time()
     annotated_picture(shown)
     assert time.process_time() - start < 1.0
-    assert annotated._CLOUD_POINTS < len(cloud)
+    assert annotated_insets._CLOUD_POINTS < len(cloud)

@@ -333,6 +333,45 @@ def test_without_the_perception_node_the_picture_says_so(bench: Bench) -> None:
     assert pixels(bench.pictures[-1]).std() > 1
 
 
+def test_a_perception_node_that_ends_is_named_and_another_is_followed(bench: Bench) -> None:
+    node, gone = bench.node, ('the perception node is gone: no publisher on /perception/window',
+                              True)
+    bench.look()
+    bench.report()
+    bench.tell()
+    bench.until(lambda: node._text is not None and node._window is not None)
+    assert gone not in node._shown().facts
+    bench.robot.destroy_publisher(bench.window)
+    bench.robot.destroy_publisher(bench.description)
+    bench.until(lambda: node._shown().facts[0] == gone)
+    assert node._shown().text == 'A red wall.', 'what was said last stays'
+    bench.window = bench.robot.create_publisher(WindowReport, '/perception/window', 10)
+    bench.until(lambda: stamp_ns(node._window.message.window_end) == BASE + 9 * S,
+                lambda: bench.report(BASE + 9 * S))
+    assert gone not in node._shown().facts and node.jumps == 0
+
+
+def test_a_text_stands_beside_the_picture_that_it_is_about(bench: Bench) -> None:
+    node = bench.node
+    bench.look()
+    bench.report()
+    bench.until(lambda: node._frames._seen, bench.sense)
+    blue = (0, 0, 255)
+    bench.until(lambda: node._frames._seen[-1].stamp_ns == BASE + 2 * S,
+                lambda: bench.sense(BASE + 2 * S, blue))
+    told = description('A red wall.')
+    out.set_stamp(told.modalities[0].last_stamp, BASE - S // 20)
+    bench.description.publish(told)
+    bench.until(lambda: node._shown().about is not None)
+    about = node._shown().about
+    assert about.stamp_ns == BASE and tuple(about.data[0, 0]) == RED
+    assert tuple(node._shown().samples[Modality.IMAGE][0].data[0, 0]) == blue
+    bench.until(lambda: 2000 < reds(bench.pictures[-1]) < 15000)
+    bench.report(BASE - 60 * S)                  # time jumps back
+    bench.until(lambda: node.jumps == 1)
+    assert node._shown().about is None
+
+
 def test_parameters_are_described_checked_and_live(bench: Bench) -> None:
     node = bench.node
 

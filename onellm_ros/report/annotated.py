@@ -7,7 +7,7 @@ with axes and legends, and takes a hundred times longer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 import math
 
@@ -15,15 +15,23 @@ import cv2
 import numpy as np
 
 from onellm_ros.modality import Modality, Sample
-from onellm_ros.report.annotated_text import Canvas, Colour, cut, lines_that_fit
+from onellm_ros.report.annotated_fonts import font_for, lacking
+from onellm_ros.report.annotated_insets import Inset, insets_of
+from onellm_ros.report.annotated_text import (
+    ACCENT,
+    AMBER,
+    BACK,
+    INK,
+    PALE,
+    PANEL,
+    Canvas,
+    Colour,
+    cut,
+    lines_that_fit,
+)
 from onellm_ros.report.annotated_traces import Trace, traces_of
-from onellm_ros.report.panels import colour_wheel_normals, depth_colours, scan_cloud, top_view
 
 LEAST_SIZE, MOST_SIZE = (320, 240), (3840, 2160)
-BACK, PANEL, NO_DATA = (17, 21, 28), (29, 35, 45), (96, 101, 108)
-INK, PALE, AMBER, ACCENT = (235, 239, 244), (150, 160, 173), (255, 184, 77), (122, 170, 255)
-_CLOUD_POINTS = 30_000      # more are thinned evenly: the picture has fewer pixels
-_MOST_INSETS = 6
 Box = tuple[int, int, int, int]     # left, top, width, height in pixels
 
 
@@ -39,7 +47,9 @@ class Shown:
         find room.
     :param silent_s: for topics that have stopped: for how long, seconds.
     :param trace_s: length of the traces, seconds.
-    :param font: file of a font for the text; empty: DejaVu Sans.
+    :param font: file of a font for the text; empty: DejaVu Sans, or one of the system that has
+        letters which that lacks.
+    :param about: picture that the text is about, where that is not the one shown large.
     """
 
     samples: Mapping[Modality, Sequence[Sample]] = field(default_factory=dict)
@@ -50,17 +60,7 @@ class Shown:
     silent_s: Mapping[str, float] = field(default_factory=dict)
     trace_s: float = 3.0
     font: str = ''
-
-
-@dataclass(frozen=True, eq=False)
-class _Inset:
-    """A small picture: ``draw`` gets width and height and returns uint8 of about that size."""
-
-    title: str
-    note: str
-    shape: tuple[int, int]
-    draw: Callable[[int, int], np.ndarray]
-    topic: str = ''
+    about: Sample | None = None
 
 
 def annotated_picture(shown: Shown, size: tuple[int, int] = (960, 540)) -> np.ndarray:
@@ -75,14 +75,17 @@ def annotated_picture(shown: Shown, size: tuple[int, int] = (960, 540)) -> np.nd
         raise ValueError(f'picture size: found {width} x {height}, expected '
                          f'{LEAST_SIZE[0]} x {LEAST_SIZE[1]} to {MOST_SIZE[0]} x {MOST_SIZE[1]}')
     canvas = Canvas(np.full((height, width, 3), BACK, np.uint8),
-                    min(width / 960, height / 540), shown.font)
+                    min(width / 960, height / 540), shown.font or font_for(shown.text))
     gap, bar = canvas.length(8), round(canvas.size(13) * 2)
-    _facts(canvas, shown.facts, (gap, 0, width - 2 * gap, bar))
-    camera, insets = _pictures(shown)
+    _facts(canvas, [*_unreadable(canvas, shown.text), *shown.facts],
+           (gap, 0, width - 2 * gap, bar))
+    camera, insets = insets_of(shown.samples)
     traces = traces_of(shown.samples, shown.trace_s)
     top, bottom = bar, height - gap
     if camera or insets or traces:
         words = max(round(0.2 * height), round(canvas.size(12) * 4.2))
+        if not _words_fit(canvas, shown, width - 2 * gap, words):
+            words = max(words, round(0.36 * height))
         _words(canvas, shown, (gap, bottom - words, width - 2 * gap, words))
         bottom -= words + gap
     else:
@@ -113,22 +116,53 @@ def _facts(canvas: Canvas, facts: Sequence[tuple[str, bool]], box: Box) -> None:
             return
 
 
+def _unreadable(canvas: Canvas, text: str) -> list[tuple[str, bool]]:
+    """Return what there is to say of letters that cannot be drawn."""
+    count = len(lacking(text, canvas.path))
+    return [(f'letters of the text that no font found here has: {count}; install one, or set the '
+             'parameter font', True)] if count else []
+
+
+def _words_room(canvas: Canvas, shown: Shown, width: int, height: int) -> tuple[int, int, Box]:
+    """Return the room for the lines of a text in its box, and the box of the picture beside it."""
+    inner, line = canvas.length(10), round(1.55 * canvas.size(12)) if shown.head else 0
+    top = canvas.length(7) + line
+    room, rest = width - canvas.length(4) - 2 * inner, height - top - canvas.length(5)
+    if shown.about is None:
+        return room, rest, (0, 0, 0, 0)
+    shape = shown.about.data.shape
+    _, _, wide, high = _fit((shape[0], shape[1]), (0, 0, round(0.25 * width), rest))
+    return room - wide - inner, rest, (width - inner - wide, top, wide, high)
+
+
+def _words_fit(canvas: Canvas, shown: Shown, width: int, height: int) -> bool:
+    room, rest, _ = _words_room(canvas, shown, width, height)
+    lines, _ = lines_that_fit(shown.text, room, rest, canvas.size(19), canvas.path)
+    return not lines[-1].endswith(' …')
+
+
 def _words(canvas: Canvas, shown: Shown, box: Box) -> None:
-    """Write what was said into a box; an old text is pale and has an amber mark."""
+    """Write what was said into a box; an old text is pale and has an amber mark.
+
+    At its right stands the picture that it is about, where that is not the one shown large.
+    """
     left, top, width, height = box
     _fill(canvas, box, PANEL)
     mark = AMBER if shown.old else ACCENT
     edge = canvas.length(4)
     _fill(canvas, (left, top, edge, height), mark)
     inner, small = canvas.length(10), canvas.size(12)
-    x, room = left + edge + inner, width - edge - 2 * inner
-    y = top + canvas.length(7)
+    x, y = left + edge + inner, top + canvas.length(7)
+    room, rest, (about_x, about_y, wide, high) = _words_room(canvas, shown, width, height)
     if shown.head:
         canvas.write(x, y, cut(shown.head, room, small, True), small, mark, bold=True)
-        y += round(1.55 * small)
-    wanted = canvas.size(19)
-    lines, pixels = lines_that_fit(shown.text, room, top + height - y - canvas.length(5), wanted,
-                                   canvas.path)
+    if shown.about is not None and wide > 8 and high > 8:
+        x0, y0 = left + about_x, top + about_y
+        canvas.pixels[y0:y0 + high, x0:x0 + wide] = _resized(shown.about.data, wide, high)
+        if shown.head:
+            canvas.write(x0, y, cut('the text is about:', wide, small), small, PALE)
+    y = top + height - canvas.length(5) - rest
+    lines, pixels = lines_that_fit(shown.text, room, rest, canvas.size(19), canvas.path)
     for line in lines:
         canvas.write(x, y, line, pixels, PALE if shown.old else INK)
         y += round(1.27 * pixels)
@@ -141,42 +175,33 @@ def _fill(canvas: Canvas, box: Box, colour: Colour) -> None:
 
 # ---- pictures -----------------------------------------------------------------------------------
 
-def _pictures(shown: Shown) -> tuple[_Inset | None, list[_Inset]]:
-    """Return the large picture and the small ones."""
-    samples, insets = shown.samples, []
-    cameras = [_camera(s) for s in samples.get(Modality.IMAGE, ())]
-    for modality, make in ((Modality.DEPTH, _depth), (Modality.NORMAL, _normal)):
-        insets += [make(s) for s in samples.get(modality, ())]
-    insets += [_cloud(s, 'cloud from above') for s in samples.get(Modality.POINT, ())]
-    insets += cameras[1:]
-    for modality, found in samples.items():
-        if modality.value == 'scan':
-            insets += [_cloud(_scan_cloud(s), 'scan from above') for s in found]
-    insets += [_vector(s) for s in samples.get(Modality.FMRI, ())]
-    return (cameras[0] if cameras else None), insets[:_MOST_INSETS]
-
-
-def _views(canvas: Canvas, camera: _Inset | None, insets: list[_Inset], box: Box,
+def _views(canvas: Canvas, camera: Inset | None, insets: list[Inset], box: Box,
            silent_s: Mapping[str, float]) -> None:
     """Draw the camera large and the insets in a grid beside it (or alone)."""
     left, top, width, height = box
-    gap = canvas.length(8)
+    gap, head, beside = canvas.length(8), _title_height(canvas), 0
     if camera is not None:
-        room = width if not insets else round(0.68 * width)
-        head = _title_height(canvas)
-        shown = _fit(camera.shape, (left, top + head, room, height - head))
         if not insets:
             _view(canvas, camera, (left, top, width, height), silent_s, centred=True)
             return
-        _view(canvas, camera, (left, top, shown[2], height), silent_s)
-        left, width = left + shown[2] + gap, width - shown[2] - gap
-    rows, columns = _grid(len(insets), width, height, _title_height(canvas))
-    for number, inset in enumerate(insets):
+        shown = _fit(camera.shape, (left, top + head, round(0.68 * width), height - head))
+        title = canvas.width(f'{camera.title}  {camera.note}', canvas.size(11), bold=True)
+        beside = max(shown[2], min(round(title), round(0.3 * width)))
+    first, room = (beside + gap, width - beside - gap) if camera is not None else (0, width)
+    rows, columns = _grid(len(insets), room, height, head)
+    boxes = []
+    for number in range(len(insets)):
         row, column = divmod(number, columns)
-        x0, x1 = (left + round((width + gap) * c / columns) for c in (column, column + 1))
+        x0, x1 = (first + round((room + gap) * c / columns) for c in (column, column + 1))
         y0, y1 = (top + round((height + gap) * r / rows) for r in (row, row + 1))
-        _view(canvas, inset, (x0, y0, x1 - x0 - gap, y1 - y0 - gap), silent_s,
-              centred=camera is None)
+        boxes.append((x0, y0, x1 - x0 - gap, y1 - y0 - gap))
+    if camera is not None:      # what is free at the right stands at both sides
+        used = max(x + min(max(_fit(inset.shape, (0, 0, w, h - head))[2], canvas.length(230)), w)
+                   for inset, (x, _, w, h) in zip(insets, boxes, strict=True))
+        left += (width - used) // 2
+        _view(canvas, camera, (left, top, beside, height), silent_s)
+    for inset, (x, y, w, h) in zip(insets, boxes, strict=True):
+        _view(canvas, inset, (left + x, y, w, h), silent_s, centred=camera is None)
 
 
 def _grid(count: int, width: int, height: int, title: int) -> tuple[int, int]:
@@ -196,7 +221,7 @@ def _title_height(canvas: Canvas) -> int:
     return round(1.6 * canvas.size(11))
 
 
-def _view(canvas: Canvas, inset: _Inset, box: Box, silent_s: Mapping[str, float],
+def _view(canvas: Canvas, inset: Inset, box: Box, silent_s: Mapping[str, float],
           centred: bool = False) -> None:
     """Draw a picture whole into a box, its title above it."""
     left, top, width, height = box
@@ -243,96 +268,6 @@ def _resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     else:
         how = cv2.INTER_NEAREST if max(high, wide) < 64 else cv2.INTER_LINEAR
     return cv2.resize(picture, (width, height), interpolation=how)
-
-
-def _thinned(values: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Return pixels [H, W, ...], those nearest to a grid if there are more than it has.
-
-    Depths and normals are not averaged: a mean over an edge would be measured by nobody.
-    """
-    high, wide = values.shape[:2]
-    rows = (np.arange(min(height, high)) + 0.5) * high / min(height, high)
-    columns = (np.arange(min(width, wide)) + 0.5) * wide / min(width, wide)
-    return values[rows.astype(int)[:, None], columns.astype(int)[None, :]]
-
-
-def _bytes(colours: np.ndarray) -> np.ndarray:
-    """Return colours of 0..1 as uint8."""
-    return np.clip(colours * 255.0 + 0.5, 0, 255).astype(np.uint8)
-
-
-def _name(what: str, sample: Sample) -> str:
-    return f'{what}  {sample.topic}' if sample.topic else what
-
-
-def _camera(sample: Sample) -> _Inset:
-    shape = sample.data.shape
-    return _Inset(_name('image', sample), f'{shape[1]} x {shape[0]}', shape[:2],
-                  lambda w, h: sample.data, sample.topic)
-
-
-def _depth(sample: Sample) -> _Inset:
-    small = _thinned(sample.data, 640, 480)
-    measured = small[np.isfinite(small) & (small > 0)]
-    if not measured.size:
-        return _Inset('depth', 'nothing measured', sample.data.shape[:2],
-                      lambda w, h: np.full((h, w, 3), NO_DATA, np.uint8), sample.topic)
-    low, high = (float(v) for v in np.percentile(measured[::3] if measured.size > 9 else measured,
-                                                 (0.5, 99.5)))
-    high = max(high, low + 0.05)
-    return _Inset('depth', f'{low:.1f} to {high:.1f} m, near is red', sample.data.shape[:2],
-                  lambda w, h: _bytes(depth_colours(_thinned(small, w, h), low, high)),
-                  sample.topic)
-
-
-def _normal(sample: Sample) -> _Inset:
-    return _Inset('normals', 'red right, green up', sample.data.shape[:2],
-                  lambda w, h: _bytes(colour_wheel_normals(_thinned(sample.data, w, h))),
-                  sample.topic)
-
-
-def _scan_cloud(sample: Sample) -> Sample:
-    """Return a planar scan as a cloud without colours."""
-    cloud = scan_cloud(np.asarray(sample.data, np.float32).reshape(-1, 2))
-    return Sample(sample.stamp_ns, cloud, sample.frame_id, topic=sample.topic)
-
-
-def _cloud(sample: Sample, title: str) -> _Inset:
-    cloud = sample.data
-    count = len(cloud)
-    if count > _CLOUD_POINTS:
-        cloud = cloud[::-(-count // _CLOUD_POINTS)]
-    cloud = np.concatenate([cloud[:, :3], np.minimum(cloud[:, 3:6], 0.99)], axis=1)
-    view, (back, front, right, most_left), coloured = top_view(
-        cloud, 'optical' in sample.frame_id)
-    picture = _bytes(view)
-    picture[(view == 1.0).all(axis=2)] = PANEL          # nothing there: paper white so far
-    row = (front / (front - back)) * len(picture)
-    column = (most_left / (most_left - right)) * picture.shape[1]
-    arrow = np.array([(column, row - 6), (column - 4, row + 4), (column + 4, row + 4)])
-    cv2.fillConvexPoly(picture, np.rint(arrow).astype(np.int32), INK, cv2.LINE_AA)
-    note = f'{count} points, {front - back:.1f} m wide'
-    return _Inset(title, note if coloured or title.startswith('scan') else
-                  f'{note}, high is yellow', picture.shape[:2], lambda w, h: picture, sample.topic)
-
-
-def _vector(sample: Sample) -> _Inset:
-    values = np.asarray(sample.data, dtype=np.float32).ravel()
-    rows = max(1, math.isqrt(max(1, values.size * 3 // 4)))
-    columns = max(1, math.ceil(values.size / rows))
-    grid = np.zeros(rows * columns, np.float32)
-    size = float(np.abs(values).max(initial=0.0)) or 1.0
-    grid[:values.size] = values / size
-    grid = grid.reshape(rows, columns)[..., None]
-    warm, cold = np.array((224, 96, 80)), np.array((84, 140, 230))
-    picture = np.where(grid > 0, grid * warm, -grid * cold) + (1 - np.abs(grid)) * PANEL
-    kind = ', synthetic' if 'synthetic' in sample.frame_id + sample.topic else ''
-    return _Inset('fMRI', f'{values.size} voxels{kind}', (3, 4),
-                  lambda w, h: _enlarged(picture.astype(np.uint8), w, h), sample.topic)
-
-
-def _enlarged(picture: np.ndarray, width: int, height: int) -> np.ndarray:
-    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
 # ---- traces -------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Text for pictures that are drawn often: fonts, measuring, and a canvas that takes words late.
 
-Owns which font is used and how text that does not fit is cut. Pillow draws it; shapes are drawn
-with OpenCV on the array before. Nothing here knows of modalities or ROS.
+Owns the colours, the letters' size and how text that does not fit is cut. Pillow draws it; shapes
+are drawn with OpenCV on the array before. Nothing here knows of modalities or ROS.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from PIL import Image, ImageDraw, ImageFont
 from onellm_ros.report.words import fitted
 
 Colour = tuple[int, int, int]
+BACK, PANEL, NO_DATA = (17, 21, 28), (29, 35, 45), (96, 101, 108)
+INK, PALE, AMBER, ACCENT = (235, 239, 244), (150, 160, 173), (255, 184, 77), (122, 170, 255)
 LEAST_PIXELS = 8.0          # smaller letters cannot be read
 MOST_LETTERS = 2000         # of a text; nobody reads more in a picture
 _LONG_WORD = re.compile(r'(\S{24})(?=\S{8})')
@@ -26,7 +28,7 @@ _UNPRINTABLE = frozenset(('Cc', 'Cs', 'Co', 'Cn'))
 
 
 @lru_cache(maxsize=8)
-def _font_path(bold: bool) -> str:
+def font_path(bold: bool) -> str:
     """Return the file of DejaVu Sans; empty if there is none."""
     name = 'DejaVuSans-Bold.ttf' if bold else 'DejaVuSans.ttf'
     path = Path(matplotlib.get_data_path(), 'fonts', 'ttf', name)
@@ -43,7 +45,7 @@ def font(pixels: float, bold: bool = False, path: str = '') -> ImageFont.FreeTyp
     :param path: TrueType or OpenType file to use instead of DejaVu Sans.
     :raises OSError: if the file is not there or is no font.
     """
-    return ImageFont.truetype(path or _font_path(bold), max(pixels, 1.0))
+    return ImageFont.truetype(path or font_path(bold), max(pixels, 1.0))
 
 
 def printable(text: str) -> str:
@@ -131,6 +133,10 @@ class Canvas:
         """Return a length at the canvas' scale, at least one pixel."""
         return max(1, round(value * self.scale))
 
+    def width(self, text: str, pixels: float, bold: bool = False) -> float:
+        """Return how wide one line is, pixels."""
+        return float(font(pixels, bold, '' if bold else self.path).getlength(text))
+
     def write(self, x: float, y: float, text: str, pixels: float, colour: Colour, *,
               anchor: str = 'la', bold: bool = False) -> float:
         """Write one line; return its width.
@@ -141,7 +147,7 @@ class Canvas:
         text = printable(text).replace('\n', ' ')
         self._words.append(_Word(x, y, text, pixels, colour, anchor, bold,
                                  '' if bold else self.path))
-        return float(font(pixels, bold, '' if bold else self.path).getlength(text))
+        return self.width(text, pixels, bold)
 
     def finished(self) -> np.ndarray:
         """Return the picture with its words, uint8 [H, W, 3]."""

@@ -40,11 +40,13 @@ from onellm_ros.ros import picture_settings, picture_words
 from onellm_ros.ros.conversions import stamp_ns
 from onellm_ros.ros.once import Once
 from onellm_ros.ros.picture_cameras import Cameras
+from onellm_ros.ros.picture_frames import Frames
 from onellm_ros.ros.picture_inputs import MALFORMED, PictureInputs
 from onellm_ros.ros.subscriptions import FollowingSubscription
 
 SECOND_NS = 1_000_000_000
-POLL_S, CHECK_S = 0.05, 1.0
+POLL_S, REST_S = 0.05, 0.25     # between looks at the publishers; while nobody subscribes
+CHECK_S = 1.0
 _SAME_CLOCK_S = 3600.0      # stamps that differ more from the node's clock have another origin
 
 
@@ -77,6 +79,7 @@ class PictureNode(Node):
         self.inputs = PictureInputs(self, self.config.audio, self._warn, self.config.trace_s,
                                     Cameras(self, self.config.perception, self._warn))
         self._frame, self._rest_until_s = '', 0.0
+        self._frames = Frames()
         self._outputs = [
             FollowingSubscription(self, kind, self.resolve_topic_name(
                 f'{self.config.perception}/{topic}'), receive, self._warn)
@@ -86,7 +89,7 @@ class PictureNode(Node):
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
             post_callback=lambda _: self._on_jump("the node's clock jumped back"))
         self._draw_timer: Any = None
-        self.create_timer(POLL_S, self._poll, clock=self._steady)
+        self._poller = self.create_timer(REST_S, self._poll, clock=self._steady)
         self.create_timer(CHECK_S, self._check, clock=self._steady)
         self.add_on_set_parameters_callback(lambda p: picture_settings.check(self, p))
         self.add_post_set_parameters_callback(self._on_parameters_set)
@@ -107,6 +110,7 @@ class PictureNode(Node):
         if self._window is not None and heard.end_ns < self._window.end_ns:
             self._on_jump('the windows jumped back')
         self._window = heard
+        self._frames.note(heard.end_ns, message.modalities)
         self._learn(message)
 
     def _on_description(self, message: Description) -> None:
@@ -114,6 +118,7 @@ class PictureNode(Node):
         if self._text is not None and heard.end_ns < self._text.end_ns:
             self._on_jump('the descriptions jumped back')
         self._text = heard
+        self._frames.hold(heard.end_ns, message.modalities)
         self._learn(message)
         self._publish_markers()
 
@@ -131,6 +136,7 @@ class PictureNode(Node):
                 self._base_frame(self._text.message), self.get_name()))
         self._window = self._text = None
         self._frame = ''
+        self._frames.clear()
         self.inputs.clear()
 
     def _age_s(self, heard: _Heard) -> float:
@@ -157,9 +163,12 @@ class PictureNode(Node):
         wanted = self._image.get_subscription_count() > 0
         if wanted and not self.watched:
             self.inputs.open()
+            self._poller.timer_period_ns = round(POLL_S * SECOND_NS)
             self._restart_drawing()
         elif not wanted and self.watched:
             self.inputs.close()
+            self._frames.clear()
+            self._poller.timer_period_ns = round(REST_S * SECOND_NS)
             self._stop_drawing()
         self.inputs.follow()
         self._publish_markers()
@@ -212,10 +221,14 @@ class PictureNode(Node):
         samples = self.inputs.samples(config.camera)
         images = samples.get(Modality.IMAGE, ())
         self._frame = images[0].frame_id if images else ''
+        self._frames.see(images)
         newest = window or text
         facts = [] if newest is None else picture_words.facts_of(
             None if window is None else window.message, None if text is None else text.message,
             self._age_s(newest), config.stale_s, self.inputs.errors)
+        if newest is not None and not self.count_publishers(self._outputs[1].topic):
+            facts.insert(0, (f'the perception node is gone: no publisher on '
+                             f'{self._outputs[1].topic}', True))
         words, head, old = self._waiting(), '', False
         if text is not None:
             age_s = self._age_s(text)
@@ -223,7 +236,8 @@ class PictureNode(Node):
             words = picture_words.said(text.message)
             head = picture_words.head_of(text.message, age_s, old)
         return Shown(samples, words, head, old, facts, self.inputs.silent_s(config.stale_s),
-                     config.trace_s, config.font)
+                     config.trace_s, config.font,
+                     self._frames.about(images[0]) if images and text is not None else None)
 
     def _waiting(self) -> str:
         """Return why there is no text yet."""

@@ -54,8 +54,8 @@ class PictureConfig:
                               low=0.5, high=30.0)
     camera: str = _setting('', 'Topic of the picture that is shown large; empty: the first one '
                            'that the perception node reports.')
-    font: str = _setting('', 'TrueType file for texts that DejaVu Sans lacks letters for (Chinese '
-                         'and others); empty: DejaVu Sans.')
+    font: str = _setting('', 'TrueType file for the words; empty: DejaVu Sans, and for texts that '
+                         "it lacks letters for (Chinese and others) one of the system's fonts.")
     marker_height_m: float = _setting(1.5, 'Where the marker text stands above the base frame, '
                                       'metres.', low=-100.0, high=100.0)
     marker_letter_m: float = _setting(0.15, 'Height of the letters of the marker, metres.',
