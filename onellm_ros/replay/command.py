@@ -17,7 +17,7 @@ from onellm_ros.config import ConfigError
 from onellm_ros.modality import parse_modality
 from onellm_ros.node_config import NodeConfig
 from onellm_ros.replay.bag_sources import BagError
-from onellm_ros.replay.description_bag import typestore, write_descriptions
+from onellm_ros.replay.description_bag import check_place, typestore, write_descriptions
 from onellm_ros.replay.facts import facts_of_model
 from onellm_ros.replay.output import Progress, Sink, open_report
 from onellm_ros.replay.params import REPORT, NodeParams, read_params
@@ -175,8 +175,14 @@ def request_of(args: argparse.Namespace) -> Request:
             raise ReplayError(f'{option}: found {value}, expected seconds from 0')
     if args.from_s is not None and args.to_s is not None and args.from_s >= args.to_s:
         raise ReplayError(f'--from {args.from_s:g} --to {args.to_s:g}: expected the begin first')
+    if args.processes < 0:
+        raise ReplayError(f'--processes: found {args.processes}, expected a number from 0')
     if args.merge and (not args.out_bag or len(bags) > 1):
         raise ReplayError('--merge: expected --bag OUT and one recording')
+    places: dict[Path, str] = {}
+    for option, place in (('--out', args.out), ('--html', args.html), ('--bag', args.out_bag)):
+        if place and (other := places.setdefault(Path(place).resolve(), option)) != option:
+            raise ReplayError(f'{option} {place}: {other} goes there; expected another file')
     overrides = dict(item.rpartition('=')[::2] for item in args.topics)
     if '' in overrides:
         raise ReplayError(f'--topics: found {args.topics}, expected TOPIC=MODALITY')
@@ -216,12 +222,17 @@ def _replay(args: argparse.Namespace, request: Request, load: Loader) -> int:
     work = Work(load)
     facts = facts_of_model(request.config) if several and load is load_engine \
         else Facts.of_engine(work.engine(request.config))
-    if args.out_bag:
-        typestore()                             # to fail now, not after hours
+    if args.out_bag:                            # to fail now, not after hours
+        typestore()
+        check_place(Path(args.out_bag), request.bags, request.bags[0] if args.merge else None)
     recordings = look_at(request, facts)
     _tell(request, facts, recordings)
     request = _with_segments(request, recordings, args.processes, bool(args.ray))
     tasks = tasks_of(request, facts, recordings)
+    if not tasks:
+        raise ReplayError(
+            '--from and --to: found nothing of the recordings there; expected seconds from 0 to '
+            f'{max(r.end_ns - r.start_ns for r in recordings) * 1e-9:.1f}, or since 1970')
     header = header_of(request, facts, recordings)
     file = ResultFile(Path(args.out), header, times=not args.no_times) if args.out else None
     done = file.done if file is not None else []
@@ -237,26 +248,31 @@ def _replay(args: argparse.Namespace, request: Request, load: Loader) -> int:
     sink = Sink(recordings, progress, file, report, keep=bool(args.out_bag) and file is None)
     sink.begin(places)
     begun_s = time.monotonic()
-    ended = _Troubles(progress)
+    ended = _Troubles(progress, recordings)
     try:
         if several and tasks:
             with _pool(args, request, load) as pool:
                 do_in(pool, tasks, sink.take, ended, ended.again)
         else:
             do_here(tasks, work, sink.take, ended)
+        summary = sink.close(time.monotonic() - begun_s)
     except BaseException:
         sink.abandon()
         raise
     finally:
         progress.close()
-    summary = sink.close(time.monotonic() - begun_s)
     print('onellm replay: ' + ', '.join(f'{name} {value}' for name, value in summary.items()
-                                        if value), file=sys.stderr)
+                                        if value or name == 'windows'), file=sys.stderr)
     if args.out_bag:
         records = sink.records if file is None else read_results(Path(args.out))[1]
-        count = write_descriptions(
-            Path(args.out_bag), records, facts.name, frame=request.config.base_frame,
-            merge=request.bags[0] if args.merge else None)
+        try:
+            count = write_descriptions(
+                Path(args.out_bag), records, facts.name, frame=request.config.base_frame,
+                merge=request.bags[0] if args.merge else None)
+        except BagError as error:
+            kept = f'{args.out} is whole: make room and give the same command again' if args.out \
+                else 'what is printed is not kept: --out FILE keeps it'
+            raise BagError(f'{error}; {kept}') from error
         print(f'onellm replay: {count} descriptions in {args.out_bag}', file=sys.stderr)
     return int(bool(summary['failed']))
 
@@ -311,11 +327,14 @@ def _pool(args: argparse.Namespace, request: Request, load: Loader) -> Any:
 
 
 class _Troubles:
-    """Tells what went wrong in tasks, each kind once."""
+    """Tells what went wrong in tasks, each kind once.
 
-    def __init__(self, progress: Progress) -> None:
+    :param recordings: what is wrong with them by themselves has been told.
+    """
+
+    def __init__(self, progress: Progress, recordings: Sequence[Recording]) -> None:
         self._progress = progress
-        self._told: set[tuple[str, str]] = set()
+        self._told = {(r.path, problem) for r in recordings for problem in r.problems}
 
     def __call__(self, task: Task, done: Done) -> None:
         for topic, (count, text) in done.wrong.items():

@@ -7,13 +7,15 @@ recording, so that they play as they would have come.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 import heapq
+from itertools import chain, count
 import math
 import os
 from pathlib import Path
 import shutil
+import sqlite3
 import sys
 import tempfile
 from typing import Any
@@ -22,7 +24,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 import onellm_ros
-from onellm_ros.replay.bag_sources import BagError
+from onellm_ros.replay.bag_sources import READ_ERRORS, BagError, RosbagsSource
 from onellm_ros.replay.bags import Bag, RawMessage, open_bag
 from onellm_ros.replay.records import Record
 
@@ -150,63 +152,117 @@ def _of_records(store: Any, records: Sequence[Record], model: str, frame: str,
                              bytes(store.serialize_cdr(message, kind)))
 
 
+def check_place(path: Path, inputs: Sequence[Path], merge: Path | None = None) -> None:
+    """Check before hours of work that a bag can be written.
+
+    :param inputs: recordings that are read. :param merge: as of ``write_descriptions``.
+    :raises BagError: if it cannot: the place is that of a recording, or cannot be written, or the
+        recording cannot be merged.
+    """
+    place = path.resolve()
+    for given in inputs:
+        taken = given.resolve()
+        if place == taken or taken in place.parents or place in taken.parents:
+            raise BagError(f'--bag {path}: found the recording {given} there; expected a place '
+                           'outside of it: recordings are never overwritten')
+    if path.exists() and not _is_ours(path):
+        raise BagError(f'--bag {path}: found {"a folder" if path.is_dir() else "a file"} that is '
+                       'no bag of descriptions; it is not replaced; give another --bag, or remove '
+                       'it')
+    try:
+        os.rmdir(_room(path))
+    except OSError as error:
+        raise _unwritten(path, error) from error
+    if merge is not None:
+        with open_bag(merge) as bag:
+            for info in bag.topics():
+                try:
+                    bag.definition(info.name)
+                except BagError as error:
+                    raise BagError(f'--merge: {error}, or leave out --merge') from error
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a bag was written here: it has words as plain text, which no node says."""
+    try:
+        source = RosbagsSource(path)
+    except READ_ERRORS:
+        return False
+    kinds = {channel.topic: channel.type for channel in source.channels}
+    source.close()
+    return any(all(kinds.get(f'{topic[:-len("/text")]}/{key}') == kind
+                   for key, kind in TOPICS.items()) for topic in kinds if topic.endswith('/text'))
+
+
+def _free_names(known: Collection[str]) -> dict[str, str]:
+    """Return the names of our topics; others where a recording has such: the node's own words."""
+    spaces = chain(('/perception', '/replay'), (f'/replay_{n}' for n in count(2)))
+    return next(names for names in ({key: f'{space}/{key}' for key in TOPICS} for space in spaces)
+                if not set(names.values()) & set(known))
+
+
+def _room(path: Path) -> str:
+    """Return a new folder beside a bag that is to be written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return tempfile.mkdtemp(prefix=f'.{path.name}_', dir=path.parent)
+
+
+def _unwritten(path: Path, error: Exception) -> BagError:
+    return BagError(f'--bag {path}: {getattr(error, "strerror", None) or error}; expected a place '
+                    'to write, and room')
+
+
 def write_descriptions(path: Path, records: Sequence[Record], model: str, *,
                        frame: str = 'base_link', merge: Path | None = None) -> int:
     """Write a bag; it appears under its name when it is whole, and replaces an earlier one.
 
-    :param path: ``.mcap`` or ``.db3``: one file; else a rosbag2 folder, which holds mcap.
+    :param path: ``.mcap`` or ``.db3``: one file; else a rosbag2 folder, which holds mcap. See
+        ``check_place``.
     :param model: name and hash, for the descriptions.
     :param merge: a recording of ROS 2 whose messages are copied in between.
     :returns: number of descriptions.
     :raises BagError: if it cannot be written.
     """
     store = typestore()
-    names = {key: f'/perception/{key}' for key in TOPICS}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        room = tempfile.mkdtemp(prefix=f'.{path.name}_', dir=path.parent)
+        room = _room(path)
     except OSError as error:
-        raise BagError(f'--bag {path}: {error.strerror}; expected a place to write') from error
+        raise _unwritten(path, error) from error
     folder = Path(room) / (path.stem or 'bag')
     plugin = _SUFFIXES.get(path.suffix, StoragePlugin.MCAP)
     try:
         with Writer(folder, version=9, storage_plugin=plugin) as writer:
             if merge is None:
-                _write(writer, None, _of_records(store, records, model, frame, names), store)
+                names = _free_names(())
+                _write(writer, None, _of_records(store, records, model, frame, names), names,
+                       store)
             else:
                 with open_bag(merge) as bag:
-                    known = {info.name for info in bag.topics()}
-                    if known & set(names.values()):     # the node's own are in it
-                        names = {key: f'/replay/{key}' for key in TOPICS}
+                    names = _free_names([info.name for info in bag.topics()])
                     own = _of_records(store, records, model, frame, names)
                     _write(writer, bag, heapq.merge(bag.raw_messages(), own,
-                                                    key=lambda m: m.stamp_ns), store)
+                                                    key=lambda m: m.stamp_ns), names, store)
         made = next(folder.glob(f'*{path.suffix}')) if path.suffix in _SUFFIXES else folder
         if made.is_dir() and path.is_dir():
-            if not (path / 'metadata.yaml').is_file():
-                raise BagError(f'--bag {path}: found a folder that is no bag; it is not replaced')
             shutil.rmtree(path)
         made.replace(path)
-    except OSError as error:
-        raise BagError(f'--bag {path}: {error.strerror or error}; the results are not lost: make '
-                       'room and give the same command again') from error
+    except (OSError, sqlite3.Error) as error:
+        raise _unwritten(path, error) from error
     finally:
         with suppress(OSError):
             shutil.rmtree(room)
     return sum('text' in r for r in records)
 
 
-def _write(writer: Writer, bag: Bag | None, messages: Iterable[RawMessage], store: Any) -> None:
-    """Write messages; types come from the recording, or are our own."""
-    connections: dict[str, Any] = {}
+def _write(writer: Writer, bag: Bag | None, messages: Iterable[RawMessage],
+           names: Mapping[str, str], store: Any) -> None:
+    """Write messages; types come from the recording, or are our own, which are always there."""
+    connections = {name: writer.add_connection(name, TOPICS[key], typestore=store)
+                   for key, name in names.items()}
     for message in messages:
         if message.topic not in connections:
-            if bag is not None and message.topic in {info.name for info in bag.topics()}:
-                text, digest, qos = bag.definition(message.topic)
-                connections[message.topic] = writer.add_connection(
-                    message.topic, message.type, msgdef=text, rihs01=digest,
-                    offered_qos_profiles=qos)
-            else:
-                connections[message.topic] = writer.add_connection(
-                    message.topic, message.type, typestore=store)
+            assert bag is not None
+            text, digest, qos = bag.definition(message.topic)
+            connections[message.topic] = writer.add_connection(
+                message.topic, message.type, msgdef=text, rihs01=digest, offered_qos_profiles=qos)
         writer.write(connections[message.topic], message.stamp_ns, message.raw)

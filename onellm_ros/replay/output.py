@@ -7,6 +7,7 @@ file of results first; a report may lack windows that the file has, never the ot
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 import sys
 import time
@@ -84,19 +85,23 @@ def open_report(path: Path, header: Mapping[str, Any], done: Sequence[Record], e
     """Begin a report, or go on with the one of the windows that are done.
 
     :param expected: windows that there will be, about.
-    :raises ReplayError: if it cannot be written.
+    :raises ReplayError: if it cannot be written, or the file is something else.
     """
-    from onellm_ros.report.html import HtmlReport, ReportError
+    from onellm_ros.report.html import CutReport, HtmlReport, ReportError, is_report
+    from onellm_ros.report.html_window import plain
     try:
+        if path.exists() and not is_report(path):
+            raise ReplayError(f'--html {path}: found a file that is no report of a replay; it is '
+                              'not overwritten; give another --html, or remove it')
         if done and path.exists():
-            report = HtmlReport.resume(path, max(r['end_ns'] for r in done))
-            if report.header.get('model') == header['model'] and \
-                    report.header.get('bags') == header['bags'] and report.windows <= len(done):
-                return report
-            report.abandon()
+            with suppress(CutReport):
+                report = HtmlReport.resume(path, max(r['end_ns'] for r in done))
+                if report.header == plain(header) and report.windows <= len(done):
+                    return report
+                report.abandon()
         return HtmlReport.begin(path, header, expected_windows=expected or None)
-    except (ReportError, OSError) as error:
-        raise ReplayError(f'{error}') from error
+    except ReportError as error:
+        raise ReplayError(f'--html: {error}') from error
 
 
 class Sink:
@@ -147,19 +152,21 @@ class Sink:
             self.summary.add(record)
             if self._file is not None:
                 self._file.add(record)
+                record = self._file.kept(record)
             else:
                 record['window'] = place
                 self._out(readable(record, self._recordings[task.bag]))
             if self._keep:
                 self.records.append(record)
         if self._report is not None and place >= self._report.windows:
-            self._report.add(record, item.pictures or {})
+            self._reporting(self._report.add, record, item.pictures or {})
         self._progress.at(task.bag, item.now_ns, item.fresh)
 
     def close(self, wall_s: float) -> Record:
         """End file and report.
 
         :returns: the summary.
+        :raises ReplayError: if they cannot be written.
         """
         summary = dict(self.summary.counts)
         summary['wall_s'] = round(wall_s, 3)
@@ -167,8 +174,23 @@ class Sink:
         if self._file is not None:
             self._file.close(summary)
         if self._report is not None:
-            self._report.close(summary)
+            self._reporting(self._report.close,
+                            summary if self._file is None else self._file.kept(summary))
         return summary
+
+    def _reporting(self, write: Callable[..., None], *values: Any) -> None:
+        """Write to the report.
+
+        :raises ReplayError: if that fails; it tells what there is of the results.
+        """
+        from onellm_ros.report.html import ReportError
+        try:
+            write(*values)
+        except ReportError as error:
+            there = 'the windows that are printed are not kept: --out FILE keeps them' \
+                if self._file is None else \
+                f'{self._file.path} holds {self._file.count} windows, and is gone on with'
+            raise ReplayError(f'--html: {error}; {there}') from error
 
     def abandon(self) -> None:
         """Leave file and report as they stand, to be gone on with."""

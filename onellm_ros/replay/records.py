@@ -6,6 +6,7 @@ Owns the format, and reading back a file that was cut: whole lines count, half a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 import json
 import math
 from pathlib import Path
@@ -147,7 +148,8 @@ class Summary:
 class ResultFile:
     """A file of results in the making, or one that is gone on with.
 
-    Attributes: ``done`` (records that were there), ``finished`` (the summary was there, too).
+    Attributes: ``done`` (records that were there), ``finished`` (the summary was there, too),
+    ``count`` (windows that are in it now).
 
     :param times: whether records keep what differs from run to run.
     :raises ReplayError: if the file is of another replay, or cannot be written.
@@ -160,7 +162,7 @@ class ResultFile:
         try:
             self._file: BinaryIO = open(path, 'a+b')
             self._resume(header)
-            self._count = len(self.done)
+            self.count = len(self.done)
         except OSError as error:
             raise ReplayError(f'{path}: {error.strerror}; expected a file that can be written'
                               ) from error
@@ -212,19 +214,24 @@ class ResultFile:
 
     def add(self, record: Record) -> None:
         """Number a window and append it; afterwards it is in the file, whatever happens."""
-        record['window'] = self._count
-        self._count += 1
-        self._write(record if self._times else without_times(record))
+        record['window'] = self.count
+        self._write(self.kept(record))
+        self.count += 1
 
-    def close(self, summary: Mapping[str, Any]) -> None:
+    def kept(self, record: Record) -> Record:
+        """Return what the file has of a window or of the summary."""
+        return record if self._times else without_times(record)
+
+    def close(self, summary: Record) -> None:
         """End the file."""
         if not self.finished:
-            self._write({'summary': summary if self._times else without_times(summary)})
+            self._write({'summary': self.kept(summary)})
         self._file.close()
 
     def abandon(self) -> None:
         """Leave the file as it stands, to be gone on with."""
-        self._file.close()
+        with suppress(OSError):     # it would write again what it could not write
+            self._file.close()
 
 
 def _whole_lines(file: Iterable[bytes]) -> Iterator[tuple[bytes, Any]]:

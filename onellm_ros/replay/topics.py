@@ -89,7 +89,10 @@ def plan_topics(bag: Bag, config: NodeConfig, modalities: Collection[Modality], 
                              audio_channels=match.audio.channels,
                              audio_format=match.audio.sample_format)
         sources = _of_match(match, default_sources(config.inputs, modalities), overrides or {})
-        lines = match.lines()
+        further = [(topic, source) for source in sources for topic, _ in source.topics
+                   if match.unused.pop(topic, None) is not None]
+        lines = match.lines() + [f'  {topic}  -> {source.name} ({source.modality.value})'
+                                 for topic, source in further]
     if not any(source.topics for source in sources):
         raise BagError(f'{bag.path}: found no topic that the model could use; ' + '; '.join(
             line.strip() for line in lines) + '; give --topics TOPIC=MODALITY to insist')

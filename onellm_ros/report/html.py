@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 import hashlib
 import json
 import os
@@ -26,17 +27,24 @@ from onellm_ros.report.html_window import (
     window_line,
 )
 
-__all__ = ['HtmlReport', 'ReportError', 'thumbnails']
+__all__ = ['CutReport', 'HtmlReport', 'ReportError', 'is_report', 'thumbnails']
 
 FORMAT = 1                      # of the file; another one is not gone on with
 MOST_BYTES = 100_000_000        # of a report; what browsers open within seconds
 _STATE = '<script type="application/json" id="report">'
+_BEGIN = ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+          '<meta http-equiv="Content-Security-Policy" content="')
+_POLICY = "default-src 'none'; img-src data:; style-src 'sha256-"
 _HERE = Path(__file__).parent
 _SCRIPTS = ('html_page.js', 'html_cards.js', 'html_timeline.js')
 
 
 class ReportError(ValueError):
     """A report that cannot be written or gone on with; the text says what to do."""
+
+
+class CutReport(ReportError):
+    """Of a report there is not even the head: it can be begun anew, and not gone on with."""
 
 
 class HtmlReport:
@@ -46,12 +54,13 @@ class HtmlReport:
     its length is known (``expected_windows``) and else at the end, once the file would grow
     beyond ``most_bytes``; the page says so. Words are never left out.
 
-    Attributes: ``header`` (as it stands in the file), ``windows`` (written so far) and
+    Attributes: ``path``, ``header`` (as it stands in the file), ``windows`` (written so far) and
     ``last_end_ns`` (of the newest of them; None before the first).
     """
 
     def __init__(self, file: BinaryIO, state: Mapping[str, Any]) -> None:
         self._file = file
+        self.path = Path(file.name)
         self._state = dict(state)
         self._origin_ns: int | None = None
         self.header: dict[str, Any] = self._state['header']
@@ -70,10 +79,13 @@ class HtmlReport:
         state = {'onellm_report': FORMAT, 'expected_windows': expected_windows,
                  'most_bytes': most_bytes, 'header': dict(header)}
         text = script_json(state)
-        file = _open(path, 'wb')
-        file.write(_head(json.loads(text)['header'], text).encode('utf-8', 'replace'))
-        file.flush()
-        return cls(file, json.loads(text))
+        report = cls(_open(path, 'wb'), json.loads(text))
+        try:
+            report._write(_head(report.header, text).encode('utf-8', 'replace'))
+        except BaseException:
+            report.abandon()
+            raise
+        return report
 
     @classmethod
     def resume(cls, path: str | os.PathLike[str], keep_until_end_ns: int) -> HtmlReport:
@@ -83,7 +95,8 @@ class HtmlReport:
         is left; windows between it and ``keep_until_end_ns`` must be added again.
 
         :param keep_until_end_ns: windows that end later are cut off (they stand in order).
-        :raises ReportError: if it is no report, or of another version of this package.
+        :raises ReportError: if it is no report, of another version of this package, or cannot be
+            written. :raises CutReport: if it was cut within its head.
         """
         file = _open(path, 'r+b')
         try:
@@ -102,16 +115,19 @@ class HtmlReport:
                 end += len(line)
                 report._count(start_ns, end_ns)
             if not report.windows:                  # of a file cut within its head
-                end = file.seek(0)
+                file.seek(0)
                 file.truncate(0)
-                file.write(_head(report.header, script_json(report._state)).encode(
+                report._write(_head(report.header, script_json(report._state)).encode(
                     'utf-8', 'replace'))
             else:
                 file.truncate(end)
             file.seek(0, os.SEEK_END)
-            file.flush()
-        except BaseException:
-            file.close()
+        except BaseException as error:
+            with suppress(OSError):
+                file.close()
+            if isinstance(error, OSError):
+                raise ReportError(f'report {os.fspath(path)}: {error.strerror}; expected a file '
+                                  'that can be read and written') from error
             raise
         return report
 
@@ -120,7 +136,7 @@ class HtmlReport:
 
         :param record: one line of the replay's JSONL; ``start_ns`` and ``end_ns`` are needed.
         :param pictures: small pictures by modality, as of :func:`thumbnails`.
-        :raises ReportError: for a record without its times.
+        :raises ReportError: for a record without its times, or if it cannot be written.
         :raises ValueError: for a picture that is neither JPEG, PNG nor SVG.
         """
         origin = int(record['start_ns']) if self._origin_ns is None and 'start_ns' in record \
@@ -132,23 +148,34 @@ class HtmlReport:
             raise ReportError(f'window {record.get("window", self.windows)}: found no {error}, '
                               'expected start_ns, end_ns and, of each modality that has any '
                               'samples, first_ns and last_ns') from error
-        self._file.write(line)
-        self._file.flush()
+        self._write(line)
         self._count(int(record['start_ns']), int(record['end_ns']))
 
     def close(self, summary: Mapping[str, Any]) -> None:
         """End the report.
 
         :param summary: of the replay, any names and values; shown as a table.
+        :raises ReportError: if it cannot be written.
         """
-        self._file.write((
+        self._write((
             f'</main>\n<section id="summary"><h2>Summary</h2>{_table(summary)}</section>\n'
             '</body></html>\n').encode('utf-8', 'replace'))
         self._file.close()
 
     def abandon(self) -> None:
         """Leave the file as it stands, to be gone on with by :meth:`resume`."""
-        self._file.close()
+        with suppress(OSError):     # it would write again what it could not write
+            self._file.close()
+
+    def _write(self, data: bytes) -> None:
+        """Write to the end of the file, so that it is there whatever happens."""
+        try:
+            self._file.write(data)
+            self._file.flush()
+        except OSError as error:
+            stay = f'its {self.windows} windows stay: ' if self.windows else ''
+            raise ReportError(f'report {self.path}: {error.strerror}; {stay}make room, or give '
+                              'another file, and give the same command again') from error
 
     def _count(self, start_ns: int, end_ns: int) -> None:
         if self._origin_ns is None:
@@ -164,6 +191,19 @@ class HtmlReport:
 
 
 # ---- reading back -------------------------------------------------------------------------------
+
+def is_report(path: str | os.PathLike[str]) -> bool:
+    """Return whether a file is a report, or the begin of one that was cut: it may be replaced.
+
+    :raises ReportError: if it cannot be read.
+    """
+    begin = (_BEGIN + _POLICY).encode()
+    try:
+        with _open(path, 'rb') as file:
+            return begin.startswith(file.read(len(begin)))
+    except OSError as error:
+        raise ReportError(f'report {os.fspath(path)}: {error.strerror}') from error
+
 
 def _open(path: str | os.PathLike[str], mode: str) -> BinaryIO:
     try:
@@ -183,6 +223,9 @@ def _state_of(path: str | os.PathLike[str], file: BinaryIO) -> dict[str, Any]:
             raise ReportError(f'report {os.fspath(path)}: found format '
                               f'{state.get("onellm_report")}, expected {FORMAT}: it was written '
                               'by another version; write a new one to another file')
+        if not line.endswith(b'\n') and is_report(path):
+            raise CutReport(f'report {os.fspath(path)}: found only the begin of its head; write '
+                            'it anew')
     raise ReportError(f'report {os.fspath(path)}: found no report of a replay in it; give '
                       'another file, or remove this one')
 
@@ -207,7 +250,7 @@ def _head(header: Mapping[str, Any], state: str) -> str:
     style = (_HERE / 'html_page.css').read_text(encoding='utf-8')
     bags = [str(bag) for bag in header.get('bags') or ()]
     title = ', '.join(Path(bag).name or bag for bag in bags) or 'replay'
-    policy = (f"default-src 'none'; img-src data:; style-src 'sha256-{_hash(style)}'; "
+    policy = (f"{_POLICY}{_hash(style)}'; "
               f"script-src 'sha256-{_hash(script)}'; base-uri 'none'; form-action 'none'")
     about: dict[str, Any] = {'Bags' if len(bags) > 1 else 'Bag': '\n'.join(bags) or 'unknown',
                              'Model': header.get('model') or 'unknown'}
@@ -219,9 +262,7 @@ def _head(header: Mapping[str, Any], state: str) -> str:
     more = (f'<details><summary>Settings</summary>{_table(settings)}</details>'
             if settings else '')
     return '\n'.join((
-        '<!DOCTYPE html>',
-        '<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        f'{_BEGIN}{policy}">',
         f'{_STATE}{state}</script>',
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="icon" href="data:,">',
