@@ -45,9 +45,9 @@ setup(
     entry_points={
         'console_scripts': [
             'onellm = onellm_ros.cli:main',
-            'perception = onellm_ros.ros.perception_node:main',
-            'picture = onellm_ros.ros.picture_node:main',
-            'simulation = onellm_ros.ros.simulation_node:main',
+            'perception = onellm_ros.ros.scripts:perception',
+            'picture = onellm_ros.ros.scripts:picture',
+            'simulation = onellm_ros.ros.scripts:simulation',
         ],
     },
 )

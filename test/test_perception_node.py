@@ -36,7 +36,6 @@ from onellm_msgs.msg import AudioChunk, Description, WindowReport  # noqa: E402
 from onellm_msgs.srv import Ask  # noqa: E402
 from rcl_interfaces.srv import GetParameters  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.impl.implementation_singleton import rclpy_implementation  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import QoSProfile, qos_profile_sensor_data  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image, Imu, LaserScan  # noqa: E402
@@ -46,7 +45,7 @@ from std_srvs.srv import SetBool  # noqa: E402
 from onellm_ros.perception.settings import SETTINGS, config_of  # noqa: E402
 from onellm_ros.ros import parameters  # noqa: E402
 from onellm_ros.ros.once import Once  # noqa: E402
-from onellm_ros.ros.perception_node import PerceptionNode, run  # noqa: E402
+from onellm_ros.ros.perception_node import PerceptionNode  # noqa: E402
 
 S = 1_000_000_000
 BASE_S = 1_700_000_000.0
@@ -639,17 +638,6 @@ def test_an_answer_word_by_word_and_its_end(benches: Callable[..., Bench]) -> No
     assert status == GoalStatus.STATUS_ABORTED
     assert answer.error_code == Ask.Response.INVALID_QUESTION
     client.destroy()
-
-
-def test_an_interrupt_in_the_midst_of_something_is_a_clean_end() -> None:
-    def spin() -> None:
-        raise rclpy_implementation.RCLError('the given context is not valid')
-    node = SimpleNamespace(get_parameter=lambda name: SimpleNamespace(value=False),
-                           context=SimpleNamespace(ok=lambda: False))
-    assert run(node, SimpleNamespace(spin=spin)) == 0
-    node.context.ok = lambda: True
-    with pytest.raises(rclpy_implementation.RCLError):
-        run(node, SimpleNamespace(spin=spin))
 
 
 def test_a_model_that_does_not_load_is_a_clear_failure(benches: Callable[..., Bench]) -> None:

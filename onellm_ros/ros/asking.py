@@ -46,6 +46,7 @@ class Asking:
         self._worker = worker
         self._config = config
         self._goals: dict[bytes, tuple[Worker, Future[Reply]]] = {}
+        self.open = 0               # questions that have no reply yet
         # questions wait for the model: they must not exclude each other or anything else
         group = ReentrantCallbackGroup()
         self._service = node.create_service(
@@ -62,6 +63,14 @@ class Asking:
     async def _reply(self, request: Any, on_delta: Callable[[str, int], None] | None = None,
                      goal: bytes = b'', cancelled: Callable[[], bool] = lambda: False) -> Reply:
         """Have a request answered; a refusal is a reply, too."""
+        self.open += 1
+        try:
+            return await self._replied(request, on_delta, goal, cancelled)
+        finally:
+            self.open -= 1
+
+    async def _replied(self, request: Any, on_delta: Callable[[str, int], None] | None,
+                       goal: bytes, cancelled: Callable[[], bool]) -> Reply:
         begin_s, model = time.monotonic(), ''
         try:
             worker = self._worker()

@@ -24,6 +24,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool
 
 from onellm_ros.choose import ChoiceSpec, Selection, choose
@@ -40,6 +41,7 @@ from onellm_ros.perception.worker import Worker
 from onellm_ros.ros import outputs, parameters
 from onellm_ros.ros.asking import Asking
 from onellm_ros.ros.clock_jumps import ClockJumps
+from onellm_ros.ros.ending import Ending
 from onellm_ros.ros.frames import Frames
 from onellm_ros.ros.inputs import Inputs, check_types
 from onellm_ros.ros.once import Once
@@ -196,8 +198,13 @@ class PerceptionNode(LifecycleNode):
         self._engine = None
         memory.give_back()  # free now, not some time later
 
+    @property
+    def owed(self) -> int:
+        """Questions that have no reply yet."""
+        return self._asking.open
+
     def close(self) -> None:
-        """End the thread that computes, whatever the state."""
+        """End inputs and the thread that computes; the replies to questions are made."""
         self._stop()
 
     def destroy_node(self) -> None:
@@ -335,20 +342,16 @@ class PerceptionNode(LifecycleNode):
                                      jumps=self._jumps, enabled=self._enabled)
 
 
-def run(node: PerceptionNode, executor: SingleThreadedExecutor) -> int:
-    """Activate the node if it starts by itself, and spin until it is interrupted.
+def run(node: PerceptionNode, executor: SingleThreadedExecutor, ending: Ending) -> int:
+    """Activate the node if it starts by itself, and spin until it shall end.
 
     :returns: exit code: 0, or 1 if the node could not be activated.
     """
-    try:
-        if node.get_parameter('autostart').value:
-            for trigger in (node.trigger_configure, node.trigger_activate):
-                if trigger() != TransitionCallbackReturn.SUCCESS:
-                    return 1
-        executor.spin()
-    except rclpy_implementation.RCLError:
-        if node.context.ok():
-            raise  # else it was interrupted in the midst of something
+    if node.get_parameter('autostart').value:
+        for trigger in (node.trigger_configure, node.trigger_activate):
+            if trigger() != TransitionCallbackReturn.SUCCESS:
+                return 1
+    ending.spin(executor)
     return 0
 
 
@@ -357,24 +360,31 @@ def main(args: Sequence[str] | None = None) -> int:
 
     :returns: exit code.
     """
-    rclpy.init(args=list(args) if args is not None else None)
-    node, executor, code = None, SingleThreadedExecutor(), 0
-    try:
-        node = PerceptionNode()
-        executor.add_node(node)
-        code = run(node, executor)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except ParameterException as error:
-        print(f'perception: {error}', file=sys.stderr)
-        code = 2
-    finally:
-        if node is not None:
-            node.close()
-        executor.shutdown(timeout_sec=0.2)
+    node: PerceptionNode | None = None
+    executor, code = None, 0
+
+    def leave() -> None:
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+    with Ending(leave) as ending:
+        try:
+            rclpy.init(args=list(args) if args is not None else None,
+                       signal_handler_options=SignalHandlerOptions.NO)
+            node = PerceptionNode()
+            executor = SingleThreadedExecutor()
+            executor.add_node(node)
+            code = run(node, executor, ending)
+            ending.farewell(executor, node)
+        except ExternalShutdownException:
+            pass
+        except ParameterException as error:
+            print(f'perception: {error}', file=sys.stderr)
+            code = 2
+        finally:
+            if executor is not None:
+                executor.shutdown(timeout_sec=0.2)
+            leave()
     # The process ends: a search for cycles among all that torch brought would take a second more.
     gc.freeze()
     return code

@@ -13,6 +13,8 @@ import runpy
 import signal
 import sys
 
+from onellm_ros.ros.scripts import leave_at_once
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -21,6 +23,7 @@ def main(argv: Sequence[str]) -> None:
 
     :param argv: the parent's process id, the module, its arguments.
     """
+    leave_at_once()
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(argv[0]):
