@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 import signal
 import subprocess
 import sys
 import threading
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,23 +16,19 @@ import pytest
 rclpy = pytest.importorskip('rclpy')
 pytest.importorskip('onellm_msgs.msg', reason='onellm_msgs is not built here: run make setup')
 
+from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data  # noqa: E402
 import replay_parts as parts  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Imu  # noqa: E402
-from test_perception_node import Bench, picture, stamp  # noqa: E402
+from test_perception_node import BASE_S, Bench, picture, stamp  # noqa: E402
 from test_replay import lines, windows  # noqa: E402
 import yaml  # noqa: E402
 
 from onellm_ros.replay.bags import open_bag  # noqa: E402
 from onellm_ros.replay.description_bag import typestore  # noqa: E402
 from onellm_ros.ros.definitions import Types, definitions_of  # noqa: E402
-from onellm_ros.ros.record import (  # noqa: E402
-    ASK_S,
-    Recorder,
-    RecordError,
-    find_node,
-    record,
-)
+from onellm_ros.ros.record import Recorder, RecordError, find_node, record  # noqa: E402
+from onellm_ros.ros.record_file import check_free  # noqa: E402
 
 S = 1_000_000_000
 # a stall of the machine must not close windows
@@ -93,9 +87,16 @@ def test_a_recorded_node_and_its_replay(benches: Callable[..., Bench], tmp_path:
         bench.connect(depth=type(picture(0)), image=type(picture(0)))
         bench.until(lambda: all(p.get_subscription_count() > 1
                                 for p in (*bench.publishers.values(), latched)))
-        bench.until(lambda: recording.recorder.values and recording.recorder.model)
+        told = recording.recorder
+        bench.until(lambda: told.parameters.first and told.sources.model)
         time.sleep(0.3)         # the subscriptions must have found their publishers, too
-        bench.drive(3.0, paced=1.5, depth=True)     # slow: the node's queue holds ten pictures
+        bench.drive(2.0, paced=1.5, depth=True)     # slow: the node's queue holds ten pictures
+        bench.until(lambda: len(bench.windows) >= 15 and bench.descriptions and nanoseconds(
+            bench.descriptions[-1].window_end) == nanoseconds(bench.windows[-1].window_end))
+        bench.node.set_parameters([Parameter('describe.prompt', value='And now?'),
+                                   Parameter('modalities', value=['image', 'imu'])])
+        bench.until(lambda: len(told.parameters.changes) == 2)
+        bench.drive(1.0, BASE_S + 2.0, paced=1.5, depth=True)
         bench.until(lambda: len(bench.windows) >= 25 and len(bench.descriptions) >= 5)
         bench.until(lambda: recording.recorder.file.counts['/perception/description']
                     >= len(bench.descriptions))
@@ -115,7 +116,8 @@ def test_a_recorded_node_and_its_replay(benches: Callable[..., Bench], tmp_path:
         counts = {t.name: t.count for t in bag.topics()}
         assert (counts['/image'], counts['/depth'], counts['/imu'], counts['/camera_info']) == (
             60, 60, 150, 1)
-        assert {'/diagnostics', '/perception/window', '/perception/description'} <= set(counts)
+        assert {'/diagnostics', '/perception/window', '/perception/description',
+                '/parameter_events'} <= set(counts)
         said = [m.message for m in bag.messages(['/perception/description'])]
         assert [m.text for m in said] == [m.text for m in bench.descriptions]
         (_, _, qos) = bag.definition('/camera_info')
@@ -134,7 +136,9 @@ def test_a_recorded_node_and_its_replay(benches: Callable[..., Bench], tmp_path:
                 for m in record_again['modalities']] == [
             (m.modality, m.count, nanoseconds(m.first_stamp), list(m.topics))
             for m in report_live.modalities if m.count]
-    assert bench.descriptions
+    prompts = [d.prompt for d in bench.descriptions]
+    assert set(prompts) == {'Say it.', 'And now?'} and prompts == sorted(prompts, reverse=True)
+    assert {m.modality for m in bench.descriptions[-1].modalities} == {'image', 'imu'}
     for text in bench.descriptions:
         assert again[nanoseconds(text.window_end)]['text'] == text.text
 
@@ -203,6 +207,7 @@ def test_a_full_disk_ends_it_and_what_is_written_can_be_read(
     recording.stop()
     (error,) = recording.failures
     assert isinstance(error, RecordError) and 'No space left' in str(error)
+    assert '; 5 messages until then can be read' in str(error)
     with open_bag(tmp_path / 'bag') as bag:
         assert len(list(bag.messages(['/image']))) == 5
     with pytest.raises(RecordError, match='exists already'):
@@ -215,6 +220,17 @@ def test_nodes_that_are_not_there(benches: Callable[..., Bench]) -> None:
     assert find_node(bench.robot, '', 5.0) == '/perception'
     with pytest.raises(RecordError, match='no node /else.*/perception'):
         find_node(bench.robot, 'else', 0.0)
+    assert find_node(bench.robot, 'else', 60.0, stopped=[signal.SIGINT]) == ''
+
+
+def test_where_it_cannot_be_written_is_told_before_a_node_is_waited_for(tmp_path: Path) -> None:
+    check_free(tmp_path / 'new' / 'deep')
+    (tmp_path / 'file').touch()
+    (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
+    for path, why in ((tmp_path, 'exists already'), (tmp_path / 'link', 'exists already'),
+                      (tmp_path / 'file' / 'bag', 'file is no folder that can be written')):
+        with pytest.raises(RecordError, match=why):
+            check_free(path)
 
 
 def test_definitions_of_installed_types() -> None:
@@ -228,20 +244,3 @@ def test_definitions_of_installed_types() -> None:
         assert types.store.hash_rihs01(name) == real.hash_rihs01(name)
     with pytest.raises(ImportError):
         types.learn('nobody_msgs/msg/Nothing')
-
-
-def test_parameters_that_did_not_come_are_asked_for_again() -> None:
-    asked: list[Future] = []
-
-    def list_parameters() -> Future:
-        asked.append(Future())
-        return asked[-1]
-    recorder: Any = SimpleNamespace(
-        values={}, _ask_s=0.0, _listed=lambda future: None, _parameters=SimpleNamespace(
-            services_are_ready=lambda: True, list_parameters=list_parameters))
-    for _ in range(2):
-        Recorder._ask(recorder)
-    assert len(asked) == 1              # it may be on its way
-    recorder._ask_s -= ASK_S            # the node ended meanwhile, and is there again
-    Recorder._ask(recorder)
-    assert len(asked) == 2

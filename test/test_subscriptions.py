@@ -25,12 +25,16 @@ from rclpy.qos import (  # noqa: E402
     ReliabilityPolicy,
     qos_check_compatible,
 )
+from rclpy.serialization import deserialize_message  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Imu  # noqa: E402
 from std_msgs.msg import Int32  # noqa: E402
 
 from onellm_ros.perception.sources import default_sources, window_spec  # noqa: E402
 from onellm_ros.ros.inputs import Inputs  # noqa: E402
 from onellm_ros.ros.subscriptions import (  # noqa: E402
+    OVERLAP_LIMIT_S,
+    OVERLAP_MOST_S,
+    OVERLAP_S,
     FollowingSubscription,
     Policy,
     fitting,
@@ -59,10 +63,16 @@ class Bench:
         self.ended: list[Any] = []
         self.polls: Callable[[], None] = lambda: None
 
-    def follow(self, choice: str = 'auto') -> FollowingSubscription:
+    def follow(self, choice: str = 'auto', raw: bool = False) -> FollowingSubscription:
+        def receive(message: Any) -> None:
+            if raw:
+                assert abs(message.stamp_ns - time.time_ns()) < DEADLINE_S * 1e9
+                message = deserialize_message(message.data, Int32)
+            self.got.append(message.data)
         made = FollowingSubscription(
-            self.node, Int32, '/numbers', lambda m: self.got.append(m.data),
-            lambda topic, text: self.warnings.append(f'{topic}: {text}'), choice=choice, depth=100)
+            self.node, Int32, '/numbers', receive,
+            lambda topic, text: self.warnings.append(f'{topic}: {text}'), choice=choice, depth=100,
+            raw=raw)
         self.polls = made.poll
         self.ended.append(made)
         return made
@@ -137,8 +147,9 @@ def test_each_policy_that_cannot_match_is_named_with_both_values() -> None:
         assert qos_check_compatible(good, BEST_EFFORT)[0] != QoSCompatibility.ERROR
 
 
-def test_publishers_that_come_and_go_are_followed_without_loss(bench: Bench) -> None:
-    following = bench.follow()
+@pytest.mark.parametrize('raw', [False, True])
+def test_publishers_that_come_and_go_are_followed_without_loss(bench: Bench, raw: bool) -> None:
+    following = bench.follow(raw=raw)
     assert not following.policy.reliable
     sent: list[int] = []
 
@@ -170,6 +181,74 @@ def test_publishers_that_come_and_go_are_followed_without_loss(bench: Bench) -> 
     bench.robot.destroy_publisher(first)
     bench.until(lambda: not following.policy.reliable)
     assert not bench.warnings
+
+
+class Ends:
+    """A node whose subscriptions the test feeds, and whose publishers it chooses."""
+
+    def __init__(self) -> None:
+        self.offers: list[Any] = []
+        self.ends: list[Any] = []
+
+    def get_publishers_info_by_topic(self, topic: str) -> list[Any]:
+        return [SimpleNamespace(topic_type='std_msgs/msg/Int32', qos_profile=q, node_name='n',
+                                node_namespace='/') for q in self.offers]
+
+    def count_publishers(self, topic: str) -> int:
+        return len(self.offers)
+
+    def create_subscription(self, kind: Any, topic: str, take: Any, qos: Any, **_: Any) -> Any:
+        self.ends.append(SimpleNamespace(take=take, found=len(self.offers),
+                                         get_publisher_count=lambda: end.found))
+        end = self.ends[-1]
+        return end
+
+    def destroy_subscription(self, end: Any) -> None:
+        self.ends.remove(end)
+
+    def get_logger(self) -> Any:
+        return SimpleNamespace(info=lambda text: None)
+
+
+def test_the_old_subscription_stays_until_nothing_can_lie_between(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    node: Any = Ends()
+    now = [100.0]
+    monkeypatch.setattr('time.monotonic', lambda: now[0])
+    got: list[int] = []
+    following = FollowingSubscription(node, Int32, '/numbers', got.append, lambda *_: None)
+
+    def pass_on(end: Any, *numbers: int) -> None:
+        for n in numbers:
+            end.take(n, {'source_timestamp': n, 'publication_sequence_number': n})
+
+    def wait(seconds: float) -> int:
+        now[0] += seconds
+        following.poll()
+        return len(node.ends)
+    node.offers = [RELIABLE, RELIABLE]
+    assert wait(0.1) == 2
+    old, new = node.ends
+    new.found, old.found = 1, 2             # the new one lacks a publisher
+    pass_on(old, 1, 2)
+    pass_on(new, 4)                         # and 3, which waits in the old one's queue
+    assert wait(5.0) == 2
+    new.found = 2
+    assert wait(OVERLAP_S) == 2             # nothing came by both
+    pass_on(old, 3, 4)
+    assert wait(0.01) == 2 and wait(OVERLAP_S) == 1 and node.ends == [new]
+    now[0] += 60.0                          # the node stalls: what it has is from before
+    node.offers = [RELIABLE, BEST_EFFORT]
+    assert wait(0.1) == 2
+    pass_on(node.ends[0], *range(5, 5000))  # more than is remembered otherwise
+    assert wait(OVERLAP_MOST_S + 1) == 1
+    pass_on(node.ends[0], *range(5, 5002))
+    assert got == [1, 2, 4, 3, *range(5, 5002)]
+    node.offers = [RELIABLE]
+    now[0] += 60.0
+    assert wait(0.1) == 2
+    node.ends[1].found = 0                  # such as a type of the same name, but another
+    assert wait(OVERLAP_LIMIT_S) == 1
 
 
 def test_a_publisher_that_is_there_first_is_followed_at_once(bench: Bench) -> None:

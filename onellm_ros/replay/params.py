@@ -6,8 +6,9 @@ record`` writes beside a bag; both give dotted names and values, and from them t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
 import re
 from typing import Any
@@ -27,6 +28,40 @@ _OTHERS = re.compile(r'(autostart|use_sim_time|start_type_description_service'
                      r'|qos_overrides\..+)$')
 
 
+# Of settings that changed while recording, a replay follows these from window to window;
+_FOLLOWED = ('describe.prompt', 'describe.max_tokens', 'describe.temperature', 'modalities')
+# and its windows and words do not hang on these.
+_NO_MATTER = re.compile(
+    r'(describe\..+|window\.kept(_mb)?|ask\.(?!max_tokens).+|heartbeat_hz|stall_s'
+    r'|diagnostics_period_s|threads|memory_mb|device)$')
+
+
+@dataclass(frozen=True)
+class Change:
+    """A parameter that changed while the node was recorded.
+
+    :param stamp_ns: time of recording, integer nanoseconds since 1970.
+    :param before: its value; None: there was no such parameter. ``after`` likewise.
+    """
+
+    stamp_ns: int
+    name: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        when = datetime.fromtimestamp(self.stamp_ns // 10**9, timezone.utc)
+        text = f'{self.name} changed at {self.stamp_ns / 1e9:.3f} s ({when:%Y-%m-%d %H:%M:%S} ' \
+            f'UTC) from {self.before!r} to {self.after!r}'
+        if self.name in _FOLLOWED:
+            return f'{text}; followed from the first window that closes after that, where no ' \
+                'option goes before it'
+        if _NO_MATTER.match(self.name) or _OTHERS.match(self.name):
+            return f'{text}; the replay does not hang on it'
+        return f'{text}; NOT followed, {self.before!r} counts throughout: replay what comes ' \
+            f'after with --from {self.stamp_ns / 1e9:.3f} and a --params-file that says so'
+
+
 @dataclass(frozen=True)
 class NodeParams:
     """What a node was told, or what a recording says about it.
@@ -35,7 +70,8 @@ class NodeParams:
     :param config: the settings that they give; the others have their defaults.
     :param sources: of a recording's report: its table of sources; else empty.
     :param model: of a recording's report: the node's model, such as ``nano@1a2b3c4d``.
-    :param notes: what was not understood, for people.
+    :param notes: what was not understood, and what changed, for people.
+    :param changes: of a recording's report: parameters that changed meanwhile, in their order.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -43,11 +79,42 @@ class NodeParams:
     sources: tuple[Mapping[str, Any], ...] = ()
     model: str = ''
     notes: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
+
+    def followed(self, config: NodeConfig) -> tuple[Change, ...]:
+        """Return the changes that a replay makes, too.
+
+        :param config: the replay's settings: what they give otherwise than the node was begun
+            with is the user's word, and stays.
+        """
+        return tuple(c for c in self.changes if c.name in _FOLLOWED
+                     and _value(config, c.name) == _value(self.config, c.name))
 
     @property
     def use_sim_time(self) -> bool:
         """Whether the node's clock was that of the topic /clock."""
         return self.values.get('use_sim_time') is True
+
+
+def _value(config: NodeConfig, name: str) -> Any:
+    for part in name.split('.'):
+        config = getattr(config, part)
+    return config
+
+
+def config_at(config: NodeConfig, changes: Iterable[Change], stamp_ns: int) -> NodeConfig:
+    """Return the settings as changes have left them at a time of recording.
+
+    :param changes: such as :meth:`NodeParams.followed` gives.
+    """
+    for change in changes:
+        if change.stamp_ns <= stamp_ns:
+            value = SETTINGS[change.name].value(change.after)
+            group, _, name = change.name.rpartition('.')
+            if group:
+                value = replace(getattr(config, group), **{name: value})
+            config = replace(config, **{group or name: value})
+    return config
 
 
 def config_of(values: Mapping[str, Any]) -> tuple[NodeConfig, tuple[str, ...]]:
@@ -108,6 +175,21 @@ def _of_report(file: Path, tree: Mapping[str, Any]) -> NodeParams:
                           'writes them; give --params-file or --topics instead')
     try:
         config, notes = config_of(values)
+        changes = tuple(Change(int(c['stamp_ns']), str(c['name']), c['from'], c['to'])
+                        for c in tree.get('changes') or [])
+        restarts = tuple(
+            f'the node was restarted, and found again at {int(t) / 1e9:.3f} s: its windows held '
+            "nothing from before then, the replay's do" for t in tree.get('restarts') or [])
+        for change in changes:
+            shown = config_at(config, (change,), 2**63).modalities \
+                if change.name in _FOLLOWED else config.modalities
+            if config.modalities and not (shown and set(shown) <= set(config.modalities)):
+                notes += ('of the modalities only those of the begin are shown, '
+                          f'{", ".join(config.modalities)}: give --modalities for more',)
     except ConfigError as error:
         raise ConfigError(f'report {file}: {error}') from error
-    return NodeParams(dict(values), config, tuple(sources), str(tree.get('model') or ''), notes)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f'report {file}: changes, restarts: {type(error).__name__}: {error}; '
+                          'expected lists as onellm record writes them') from error
+    return NodeParams(dict(values), config, tuple(sources), str(tree.get('model') or ''),
+                      (*notes, *map(str, changes), *restarts), changes)

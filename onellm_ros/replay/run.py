@@ -18,7 +18,7 @@ from onellm_ros.node_config import NodeConfig
 from onellm_ros.perception.results import Question
 from onellm_ros.replay.bag_sources import BagError
 from onellm_ros.replay.bags import Bag, open_bag
-from onellm_ros.replay.params import NodeParams
+from onellm_ros.replay.params import Change, NodeParams
 from onellm_ros.replay.records import FORMAT, Record, ReplayError, question_mapping
 from onellm_ros.replay.stream import POLL_NS, Segment, last_before, settle_ns
 from onellm_ros.replay.topics import TopicPlan, plan_topics
@@ -124,6 +124,10 @@ def header_of(request: Request, facts: Facts, recordings: Sequence[Recording]) -
     if request.describe:
         settings['describe'] = {k: config['describe'][k]
                                 for k in ('prompt', 'max_tokens', 'temperature')}
+    changes = [[c.stamp_ns, c.name, c.after] for r in range(len(recordings))
+               for c in _changes(request, r)]
+    if changes:
+        settings['changes'] = changes
     settings |= {'from_s': request.from_s, 'to_s': request.to_s,
                  'every': f'{request.every_s:g}s' if request.every_s else request.every,
                  'recordings': [{
@@ -154,9 +158,15 @@ def tasks_of(request: Request, facts: Facts, recordings: Sequence[Recording]) ->
             continue
         parts = _parts(recording, request.segment_s, low, high, settle)
         out += [Task(len(out) + i, number, recording.path, recording.plan, request.config,
-                     request.questions, request.describe, wanted, part, parts[0])
-                for i, part in enumerate(parts)]
+                     request.questions, request.describe, wanted, part, parts[0],
+                     changes=_changes(request, number)) for i, part in enumerate(parts)]
     return out
+
+
+def _changes(request: Request, number: int) -> tuple[Change, ...]:
+    """Return what changed of a bag's node while it was recorded, as far as it is followed."""
+    params = request.params[number] if request.params else None
+    return params.followed(request.config) if params is not None else ()
 
 
 def _moment(seconds: float | None, origin_ns: int) -> int | None:

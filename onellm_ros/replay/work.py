@@ -20,6 +20,7 @@ from onellm_ros.perception.extrinsics import FrameTree, Placer, Transform
 from onellm_ros.perception.results import EngineLike, Question, model_text
 from onellm_ros.perception.sources import Plan, SourceSpec, SourceTable
 from onellm_ros.replay.bags import open_bag
+from onellm_ros.replay.params import Change, config_at
 from onellm_ros.replay.records import Record, add_answer, add_description, window_record
 from onellm_ros.replay.stream import Handover, Segment, Stream
 from onellm_ros.replay.topics import TopicPlan
@@ -116,6 +117,7 @@ class Task:
     :param first: the first part of its recording, from which everything is read in order.
     :param skip: so many of its windows are done already: the model is not run for them.
     :param pictures_from: pictures are made from this one of its windows on; None: none are.
+    :param changes: of settings, while it was recorded.
     """
 
     number: int
@@ -130,6 +132,7 @@ class Task:
     first: Segment = field(default_factory=Segment)
     skip: int = 0
     pictures_from: int | None = None
+    changes: tuple[Change, ...] = ()
 
 
 class Item(NamedTuple):
@@ -207,10 +210,12 @@ class Work:
                 if not task.wanted(window, spec.period_ns):
                     continue
                 selection = choose(window, choice)
+                config = config_at(task.config, task.changes, closed_ns)
+                answerer.modalities = choice.modalities & facts.allowed(config)
                 record = window_record(task.bag, selection, closed_ns)
                 fresh = number >= task.skip
                 if fresh:
-                    self._fill(record, selection, answerer, task)
+                    self._fill(record, selection, answerer, task, config)
                 show = task.pictures_from is not None and number >= task.pictures_from
                 yield Item(record, _pictures(selection) if show else None, fresh, stream.now_ns)
                 number += 1
@@ -218,12 +223,13 @@ class Work:
             done.problems, done.events = tuple(bag.problems), tuple(events)
 
     @staticmethod
-    def _fill(record: Record, selection: Selection, answerer: Answerer, task: Task) -> None:
+    def _fill(record: Record, selection: Selection, answerer: Answerer, task: Task,
+              config: NodeConfig) -> None:
         """Describe a window and answer; a failure is written down, and the replay goes on."""
         answerer.forget()
         if task.describe:
             try:
-                add_description(record, answerer.describe(selection, task.config.describe))
+                add_description(record, answerer.describe(selection, config.describe))
             except FAILURES as error:
                 record['error'] = f'{type(error).__name__}: {error}'
         for question in task.questions:

@@ -1,9 +1,9 @@
 """``onellm record``: what the perception node hears and says, into a bag for a bug report.
 
 The node's topics are found on the graph, as they come and go; their messages are written as they
-are. Beside them stand the node's parameters, its model and its sources (report.yaml), by which
-``onellm replay`` makes the same windows and words again. This module owns what is recorded;
-``record_file.py`` owns the files. One thread does it all.
+are. Beside them stand the node's parameters and what changed of them, its model and its sources
+(report.yaml), by which ``onellm replay`` makes the same windows and words again. This module owns
+what is recorded; ``record_file.py`` owns the files. One thread does it all.
 """
 
 from __future__ import annotations
@@ -21,86 +21,55 @@ import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import ParameterEvent
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node, NodeNameNonExistentError
-from rclpy.parameter import parameter_value_to_python
-from rclpy.parameter_client import AsyncParameterClient
 from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
 
-from onellm_ros.config import ConfigError
-from onellm_ros.modality import SHIPPED, Modality
-from onellm_ros.node_config import NodeConfig
-from onellm_ros.perception.sources import (
-    CAMERA_INFO,
-    PICTURES,
-    modality_of,
-    source_table,
-)
-from onellm_ros.replay.params import config_of
+from onellm_ros.modality import Modality
+from onellm_ros.perception.sources import PICTURES, modality_of
 from onellm_ros.ros.conversions import modality_of_message
 from onellm_ros.ros.message_copy import message_class
 from onellm_ros.ros.message_types import short_type
-from onellm_ros.ros.record_file import RecordError, RecordFile, offered
-from onellm_ros.ros.subscriptions import Policy, fitting
+from onellm_ros.ros.record_file import RecordError, RecordFile, check_free, offered
+from onellm_ros.ros.record_params import EVENTS, ParameterTrail
+from onellm_ros.ros.record_sources import HeardSources
+from onellm_ros.ros.subscriptions import FollowingSubscription, RawMessage
 
-LOOK_S = 0.5                    # the graph is looked at this often
-ASK_S = 10.0                    # parameters that have not come by then are asked for again
-_BESIDE = ('/tf', '/tf_static', '/clock', '/diagnostics')
-_LEFT_OUT = ('/_action/', '/parameter_events')
+LOOK_S = 0.5                    # the graph is looked at this often,
+POLL_S = 0.05                   # and the subscriptions this often
+_BESIDE = ('/tf', '/tf_static', '/clock', '/diagnostics', EVENTS)
+_READ = ('/diagnostics', EVENTS)         # they tell of the node, whatever is recorded
+_LEFT_OUT = '/_action/'
 _DEPTH = 1000
-_SEEN = 5000                    # messages remembered while a subscription changes over
 
 
 class _Topic:
-    """One recorded topic: its subscription, whose QoS follows the publishers."""
+    """One recorded topic: its subscription, whose QoS follows the publishers.
+
+    Attribute ``first``: its first message, serialized; None: none has come.
+    """
 
     def __init__(self, recorder: Recorder, name: str, kind: str) -> None:
         self.recorder, self.name, self.kind = recorder, name, kind
         self.message = message_class(kind)
-        self.policy: Policy = self._fitting()
         self.first: bytes | None = None
-        self._seen: dict[tuple[int, int], None] = {}
-        self._old: Any = None
-        self._end_old_s = 0.0
         recorder.file.types.learn(kind)
-        self._current = self._subscribe()
+        self.subscription = FollowingSubscription(
+            recorder, self.message, name, self._take, recorder.warn, may_latch=True,
+            depth=_DEPTH, raw=True)
 
-    def _fitting(self) -> Policy:
-        node = self.recorder
-        return fitting((p for p in node.get_publishers_info_by_topic(self.name)
-                        if p.topic_type == self.kind), 'auto', True)
-
-    def _subscribe(self) -> Any:
-        return self.recorder.create_subscription(
-            self.message, self.name, self._take, self.policy.qos(_DEPTH), raw=True)
-
-    def _take(self, raw: bytes, info: dict[str, int]) -> None:
-        mark = (info.get('source_timestamp') or 0, info.get('publication_sequence_number') or 0)
-        if mark[0]:
-            if mark in self._seen:
-                return              # by the other subscription, while changing over
-            self._seen[mark] = None
-            if len(self._seen) > _SEEN:
-                del self._seen[next(iter(self._seen))]
+    def _take(self, message: RawMessage) -> None:
+        if not self.recorder.wants(self, message):
+            return
         if self.first is None:      # only now it is known what the publishers offer
-            self.first = bytes(raw)
-            self.recorder.file.add_topic(self.name, self.kind, offered(
-                self.policy.reliable, self.policy.latched))
-        self.recorder.take(self, bytes(raw), info.get('received_timestamp') or time.time_ns())
-
-    def look(self) -> None:
-        """Change over if other publishers have come or gone."""
-        now_s = time.monotonic()
-        if self._old is not None and now_s > self._end_old_s:
-            self.recorder.destroy_subscription(self._old)
-            self._old = None
-        policy = self._fitting()
-        if policy != self.policy and self._old is None:
-            self.policy = policy
-            self._old, self._end_old_s = self._current, now_s + 1.0
-            self._current = self._subscribe()
+            policy = self.subscription.policy
+            self.first = message.data
+            self.recorder.file.add_topic(
+                self.name, self.kind, offered(policy.reliable, policy.latched))
+        self.recorder.file.write(self.name, message.stamp_ns, message.data)
 
 
 class Recorder(Node):
@@ -117,14 +86,11 @@ class Recorder(Node):
         self.file = RecordFile(path)
         self.topics: dict[str, _Topic] = {}
         self.warnings: dict[str, str] = {}
-        self.model = ''
-        self.values: dict[str, Any] = {}
+        self.parameters = ParameterTrail.of(self, target)
+        self.sources = HeardSources(target)
         self._only = [self.resolve_topic_name(name) for name in only]
-        self._streams: dict[str, list[str]] = {}
         self._began = datetime.now(timezone.utc).isoformat(timespec='seconds')
-        self._parameters = AsyncParameterClient(self, target)
-        self._ask_s = 0.0
-        self._look_s = 0.0
+        self._look_s = self._poll_s = 0.0
 
     # -- what there is ------------------------------------------------------------------------
 
@@ -135,15 +101,18 @@ class Recorder(Node):
         """
         self.file.flush()
         now_s = time.monotonic()
+        if now_s < self._poll_s:
+            return
+        self._poll_s = now_s + POLL_S
+        for topic in self.topics.values():
+            topic.subscription.poll()
         if now_s < self._look_s:
             return
         self._look_s = now_s + LOOK_S
         for name, kinds in self._found().items():
             if name not in self.topics and name not in self.warnings:
                 self._add(name, kinds)
-        for topic in self.topics.values():
-            topic.look()
-        self._ask()
+        self.parameters.poll()
         self.file.report(self._report())
 
     def _found(self) -> dict[str, list[str]]:
@@ -156,9 +125,10 @@ class Recorder(Node):
             heard, said = {}, {}        # it is gone, and may come again
         every = dict(self.get_topic_names_and_types())
         if self._only:
-            return {n: every[n] for n in self._only if n in every}
+            wanted: Sequence[str] = (*self._only, *_READ)
+            return {n: every[n] for n in wanted if n in every}
         out = {**heard, **said, **{n: every[n] for n in _BESIDE if n in every}}
-        return {n: kinds for n, kinds in out.items() if not any(w in n for w in _LEFT_OUT)}
+        return {n: kinds for n, kinds in out.items() if _LEFT_OUT not in n}
 
     def _add(self, name: str, kinds: Sequence[str]) -> None:
         sent = {p.topic_type for p in self.get_publishers_info_by_topic(name)}
@@ -167,47 +137,29 @@ class Recorder(Node):
             self.topics[name] = _Topic(self, name, kind)
             self.get_logger().info(f'records {name} ({kind})')
         except (ImportError, ValueError) as error:
-            self.warnings[name] = str(error)
-            self.get_logger().warning(f'{name} is not recorded: {error}')
+            self.warn(name, str(error))
 
-    def _ask(self) -> None:
-        """Ask for the node's parameters until they have come."""
-        now_s = time.monotonic()
-        if self.values or now_s < self._ask_s or not self._parameters.services_are_ready():
-            return
-        self._ask_s = now_s + ASK_S         # a node that ended meanwhile does not answer
-        self._parameters.list_parameters().add_done_callback(self._listed)
-
-    def _listed(self, future: Any) -> None:
-        names = list(future.result().result.names)
-        got = self._parameters.get_parameters(names)
-
-        def take(future: Any) -> None:
-            self.values = {n: _plain(parameter_value_to_python(v)) for n, v in
-                           zip(names, future.result().values, strict=True)}
-        got.add_done_callback(take)
+    def warn(self, topic: str, text: str) -> None:
+        """Keep for the report why a topic is not recorded, and say it once."""
+        if self.warnings.get(topic) != text:
+            self.warnings[topic] = text
+            self.get_logger().warning(f'{topic} is not recorded: {text}')
 
     # -- messages -----------------------------------------------------------------------------
 
-    def take(self, topic: _Topic, raw: bytes, stamp_ns: int) -> None:
-        """Write a message; those that tell of the node's sources and model are read, too."""
-        self.file.write(topic.name, stamp_ns, raw)
-        if topic.name == '/diagnostics':
-            self._read(deserialize_message(raw, DiagnosticArray))
+    def wants(self, topic: _Topic, message: RawMessage) -> bool:
+        """Read what tells of the node, and return whether the message is to be recorded.
 
-    def _read(self, message: DiagnosticArray) -> None:
-        begin = self.target.strip('/') + ': '
-        streams = {}
-        for status in message.status:
-            if not status.name.startswith(begin):
-                continue
-            stream = status.name[len(begin):]
-            values = {v.key: v.value for v in status.values}
-            if 'model' in values:
-                self.model = values['model']
-            elif 'topics' in values:
-                streams[stream] = [t for t in values['topics'].split(', ') if t]
-        self._streams = streams or self._streams
+        Of /parameter_events those of the node are; so is what the user named.
+        """
+        if topic.name == '/diagnostics':
+            self.sources.take(deserialize_message(message.data, DiagnosticArray))
+        elif topic.name == EVENTS:
+            event = deserialize_message(message.data, ParameterEvent)
+            if event.node != self.target:
+                return False
+            self.parameters.take(event, message.stamp_ns)
+        return not self._only or topic.name in self._only
 
     # -- the report ---------------------------------------------------------------------------
 
@@ -216,47 +168,32 @@ class Recorder(Node):
             version = importlib.metadata.version('onellm_ros')
         except importlib.metadata.PackageNotFoundError:
             version = 'unknown'
-        sources, unsure = self._sources()
+        trail = self.parameters
+        sources, _ = self._table()
         return {
-            'onellm_record': 1, 'node': self.target, 'model': self.model, 'began': self._began,
+            'onellm_record': 1, 'node': self.target, 'model': self.sources.model,
+            'began': self._began,
             'machine': {'onellm_ros': version, 'ros': os.environ.get('ROS_DISTRO', ''),
                         'rmw': os.environ.get('RMW_IMPLEMENTATION', ''),
                         'python': platform.python_version(), 'system': platform.platform()},
-            'parameters': self.values, 'sources': sources,
-            'topics': {t.name: {'type': t.kind, 'qos': str(t.policy)}
-                       for t in self.topics.values()},
-            'not_recorded': {**self.warnings, **unsure}}
+            'parameters': trail.first, 'changes': trail.changes,
+            'restarts': trail.restarts, 'sources': sources,
+            'topics': {t.name: {'type': t.kind, 'qos': str(t.subscription.policy)}
+                       for t in self.topics.values() if not self._only or t.name in self._only},
+            'not_recorded': self.not_recorded()}
 
-    def _sources(self) -> tuple[list[dict[str, Any]], dict[str, str]]:
-        """Return the node's sources in order of rank, with the topics that they heard."""
-        if not self.values or not self._streams:
-            return [], {}
-        try:
-            config, _ = config_of(self.values)
-            specs = {s.name: s for s in source_table(config, _modalities(config)).specs}
-        except ConfigError as error:
-            return [], {'sources': str(error)}
-        named = {s.name: s for s in config.sources}
-        cameras = self._streams.get(CAMERA_INFO, [])
-        out, unsure = [], {}
-        for stream, topics in self._streams.items():
-            if stream == CAMERA_INFO:
-                continue
-            spec = specs.get(stream)
-            modality = spec.modality if spec is not None else self._shown(topics)
-            if modality is None:
-                unsure[f'source {stream}'] = 'no message has shown what it is'
-                continue
-            entry: dict[str, Any] = {'name': stream, 'modality': modality.value, 'topics': topics}
-            pictures = modality in (Modality.IMAGE, Modality.DEPTH)
-            beside = _nearest(topics[0], cameras) if topics and cameras and pictures else ''
-            if beside and (spec is None or spec.camera_info):
-                entry['camera_info'] = beside
-            if stream in named:
-                entry |= {k: getattr(named[stream], k) for k in ('frame', 'stamps')
-                          if getattr(named[stream], k)}
-            out.append(entry)
-        return out, unsure
+    def not_recorded(self) -> dict[str, str]:
+        """Return what could not be recorded, and why."""
+        _, unsure = self._table()
+        if not self.parameters.first:
+            unsure['parameters'] = f'{self.target} has not answered what they are'
+        return {**self.warnings, **unsure}
+
+    def _table(self) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """Return the node's sources, and what is not known of them."""
+        trail = self.parameters             # what it may be shown, it was told at the begin
+        return self.sources.table({**trail.values, **{
+            n: v for n, v in trail.first.items() if n == 'modalities'}}, self._shown)
 
     def _shown(self, topics: Sequence[str]) -> Modality | None:
         """Return the modality of a source by what came on its topics."""
@@ -280,23 +217,6 @@ class Recorder(Node):
         self.file.close()
 
 
-def _plain(value: Any) -> Any:
-    """Return a parameter's value as YAML takes it."""
-    if isinstance(value, (str, bytes)) or value is None:
-        return value
-    return list(value) if hasattr(value, '__iter__') else value
-
-
-def _modalities(config: NodeConfig) -> tuple[Modality, ...]:
-    return tuple(Modality(m) for m in config.modalities) or (
-        *Modality, *(Modality(name) for name in SHIPPED))
-
-
-def _nearest(topic: str, cameras: Sequence[str]) -> str:
-    """Return the calibration whose name shares the longest begin with a topic's."""
-    return max(cameras, key=lambda c: len(os.path.commonprefix((c, topic))))
-
-
 # ---- the command --------------------------------------------------------------------------------
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -314,15 +234,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='for the node to appear (default: %(default)g s)')
 
 
-def find_node(node: Node, name: str, wait_s: float) -> str:
-    """Return the full name of the node to record.
+def find_node(node: Node, name: str, wait_s: float, stopped: Sequence[Any] = ()) -> str:
+    """Return the full name of the node to record; empty: stopped before it was there.
 
     :param name: as the user gave it; empty: the only one called ``perception``.
+    :param stopped: holds something as soon as the user has enough.
     :raises RecordError: if there is none, or several.
     """
     end_s = time.monotonic() + wait_s
     wanted = '/' + name.strip('/') if name else ''
-    while True:
+    while not stopped:
         known = sorted({f'{space.rstrip("/")}/{n}' for n, space in
                         node.get_node_names_and_namespaces() if not n.startswith('_')})
         fits = [n for n in known if n == wanted or (
@@ -338,10 +259,15 @@ def find_node(node: Node, name: str, wait_s: float) -> str:
                 f'{", ".join(others) or "none at all"}; start it, or give --node; check '
                 'ROS_DOMAIN_ID')
         time.sleep(0.1)
+    return ''
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the subcommand; returns its exit status."""
+    if args.seconds is not None and not args.seconds > 0:
+        print(f'onellm record: error: --seconds: found {args.seconds:g}, expected more than 0',
+              file=sys.stderr)
+        return 2
     path = Path(args.out or datetime.now().strftime('onellm_record_%Y%m%d_%H%M%S')).expanduser()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     stopped: list[int] = []
@@ -349,12 +275,17 @@ def run(args: argparse.Namespace) -> int:
         signal.signal(number, lambda number, _: stopped.append(number))
     recorder: Recorder | None = None
     try:
+        check_free(path)
         looker = rclpy.create_node('onellm_record_search')
         try:
-            target = find_node(looker, args.node, args.wait)
+            target = find_node(looker, args.node, args.wait, stopped)
         finally:
             looker.destroy_node()
+        if not target:
+            print('onellm record: interrupted before there was a node', file=sys.stderr)
+            return 130
         recorder = Recorder(target, path, args.topics)
+        print(f'onellm record: {target} into {path}; Ctrl-C ends it', file=sys.stderr)
         record(recorder, stopped, args.seconds)
     except (RecordError, ExternalShutdownException) as error:
         print(f'onellm record: error: {error}', file=sys.stderr)
@@ -363,10 +294,22 @@ def run(args: argparse.Namespace) -> int:
         if recorder is not None:
             recorder.destroy_node()
         rclpy.try_shutdown()
+    return _tell(recorder, path)
+
+
+def _tell(recorder: Recorder, path: Path) -> int:
+    """Say what was recorded, and what was not; returns the exit status."""
+    for what, why in recorder.not_recorded().items():
+        if not what.startswith('source '):      # nothing came on its topics: nothing is missing
+            print(f'onellm record: not recorded: {what}: {why}', file=sys.stderr)
     counts = {t: n for t, n in recorder.file.counts.items() if n}
-    print(f'onellm record: {sum(counts.values())} messages of {len(counts)} topics in {path}; '
-          f'onellm replay {path} does it again')
-    return 0
+    changes = len(recorder.parameters.changes)
+    print(f'onellm record: {sum(counts.values())} messages of {len(counts)} topics'
+          + (f', {changes} change(s) of parameters' if changes else '') + f' in {path}'
+          + (f'; onellm replay {path} does it again' if counts else
+             f': no message came within that time; is {recorder.target} active, and does '
+             'anybody publish?'))
+    return 0 if counts else 1
 
 
 def record(recorder: Recorder, stopped: Sequence[Any], seconds: float | None = None) -> None:
@@ -382,7 +325,7 @@ def record(recorder: Recorder, stopped: Sequence[Any], seconds: float | None = N
             executor.spin_once(timeout_sec=0.05)
             recorder.poll()
         recorder.close()
-    except RecordError:
+    except BaseException:
         recorder.file.abandon()
         raise
     finally:

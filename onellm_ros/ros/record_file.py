@@ -43,6 +43,26 @@ def offered(reliable: bool, latched: bool, depth: int = 10) -> Qos:
                never, never, QosLiveliness.AUTOMATIC, never, False)
 
 
+def check_free(path: Path) -> None:
+    """Check that a recording can be made there, before anybody waits for a node.
+
+    :raises RecordError: if there is something already, or it cannot be written.
+    """
+    if os.path.lexists(path):
+        raise RecordError(f'{path} exists already; give another --out')
+    above = next(p for p in path.absolute().parents if os.path.exists(p))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise RecordError(f'{path}: {above} is no folder that can be written; give another --out')
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what stands twice twice, for people."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Return True: no references."""
+        return True
+
+
 class RecordFile:
     """A rosbag2 folder in the making. Attribute ``counts``: messages of each topic.
 
@@ -56,6 +76,7 @@ class RecordFile:
         self._connections: dict[str, Any] = {}
         self._flushed_s = time.monotonic()
         self._report = ''
+        self._safe = 0                  # messages that are on the disk
         try:
             self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
             self._writer.open()
@@ -83,10 +104,15 @@ class RecordFile:
         except OSError as error:
             raise self._broken(error) from error
         self.counts[topic] += 1
+        storage: Any = self._writer.storage
+        if not storage.chunk.msgs:      # it was large enough to be written
+            self._safe = sum(self.counts.values())
 
     def _broken(self, error: OSError) -> RecordError:
-        return RecordError(f'{self.path}: {error.strerror or error}; what was written until then '
-                           'can be read (onellm replay); make room before the next recording')
+        left = f'{self._safe} messages until then can be read (onellm replay {self.path})' \
+            if self._safe else 'not one message was on the disk by then'
+        return RecordError(f'{self.path}: {error.strerror or error}; {left}; make room before '
+                           'the next recording')
 
     def flush(self, now: bool = False) -> None:
         """Bring what has come to the disk, if it is time.
@@ -101,6 +127,7 @@ class RecordFile:
             if storage.chunk.msgs:
                 storage.close_chunk()
             storage.bio.flush()
+            self._safe = sum(self.counts.values())
         except OSError as error:
             raise self._broken(error) from error
 
@@ -110,7 +137,7 @@ class RecordFile:
         :raises RecordError: if the disk is full.
         """
         text = '# Written by onellm record; onellm replay of this folder goes by it.\n' + \
-            yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+            yaml.dump(dict(values), Dumper=_Plain, sort_keys=False, allow_unicode=True)
         if text == self._report:
             return
         new = self.path / f'.{REPORT}'

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
 from rclpy.node import Node
@@ -25,14 +25,23 @@ from rclpy.qos import (
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 LOOK_S = 1.0            # all publishers are looked at this often, and when their number changes
-OVERLAP_S = 0.3         # the old subscription stays this long after the new one's first message,
-OVERLAP_MOST_S = 3.0    # and no longer than this
-_REMEMBERED = 2000      # messages of an overlap, to know which ones came twice
+# While changing over the old subscription stays
+OVERLAP_S = 0.3         # so long after a message came by both: nothing lies between them then;
+OVERLAP_MOST_S = 3.0    # so long where none does, once the new one has found every publisher;
+OVERLAP_LIMIT_S = 10.0  # and no longer than this.
+_REMEMBERED = 2000      # messages at least, to know which ones come twice
 
 
 def type_name(kind: Any) -> str:
     """Return a message class's name on the graph, such as ``sensor_msgs/msg/Image``."""
     return f'{kind.__module__.split(".")[0]}/msg/{kind.__name__}'
+
+
+class RawMessage(NamedTuple):
+    """A message as it was sent: ``data`` serialized (CDR), received at ``stamp_ns`` since 1970."""
+
+    data: bytes
+    stamp_ns: int
 
 
 @dataclass(frozen=True)
@@ -110,26 +119,35 @@ def node_of(publisher: TopicEndpointInfo) -> str:
 class FollowingSubscription:
     """One topic's subscription; call :meth:`poll` some 20 times a second, :meth:`close` to end.
 
+    While it changes over, two subscriptions listen, and each message is passed on once. Not to be
+    had are messages from before the publisher and the subscription found each other (but for
+    latched ones), what a best-effort publisher sends before the subscription stopped asking for
+    reliable, and a queue's overflow. A middleware that stamps no messages passes some on twice.
+
     :param receive: called with each message. :param warn: (topic, text), if a QoS cannot match.
     :param choice: see :func:`fitting`. :param may_latch: likewise.
     :param depth: messages that may wait.
     :param setting: name of the parameter that the choice is from.
+    :param raw: ``receive`` gets a :class:`RawMessage`, not one of type ``kind``.
 
-    Attribute ``incompatible``: publishers that cannot be heard, and why; empty: there are none.
+    Attributes: ``policy`` (what is asked for now), ``incompatible`` (publishers that cannot be
+    heard, and why; empty: there are none).
     """
 
     def __init__(self, node: Node, kind: Any, topic: str, receive: Callable[[Any], None],
                  warn: Callable[[str, str], None], *, choice: str = 'auto',
                  may_latch: bool = False, depth: int = 10,
-                 setting: str = 'inputs.reliability') -> None:
+                 setting: str = 'inputs.reliability', raw: bool = False) -> None:
         self._node, self._kind, self.topic, self._receive = node, kind, topic, receive
         self._warn, self._choice, self._may_latch, self._depth = warn, choice, may_latch, depth
-        self._setting = setting
+        self._setting, self._raw = setting, raw
         self.incompatible = ''
         self._publishers = 0
         self._look_s = 0.0
         self._old: Any = None               # what is subscribed still while changing over
-        self._end_old_s = 0.0
+        self._old_until_s = 0.0             # at the longest
+        self._apart_s = 0.0                 # when the new one was last known to lack a publisher
+        self._joined = False                # a message came by both
         self._twice_until_s = 0.0           # a late copy may come by the new one after the end
         self._seen: dict[tuple[int, int], None] = {}
         self.policy = self._look()
@@ -166,36 +184,34 @@ class FollowingSubscription:
         self._node.get_logger().info(f'{self.topic}: subscribed {self.policy}')
 
     def _subscribe(self) -> Any:
-        mine: list[Any] = []
-
-        def take(message: Any, info: dict[str, int]) -> None:
-            self._take(message, info, bool(mine) and mine[0] is self._current)
-
         def incompatible(_: QoSRequestedIncompatibleQoSInfo) -> None:
             self._look_s = 0.0  # who it is, the graph tells
-        mine.append(self._node.create_subscription(
-            self._kind, self.topic, take, self.policy.qos(self._depth),
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible)))
-        return mine[0]
+        return self._node.create_subscription(
+            self._kind, self.topic, self._take, self.policy.qos(self._depth), raw=self._raw,
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible))
 
-    def _take(self, message: Any, info: dict[str, int], current: bool) -> None:
+    def _take(self, message: Any, info: dict[str, int]) -> None:
         """Pass a message on; around a change-over, not the ones that came twice."""
         now_s = time.monotonic()
-        if current and self._old is not None:
-            self._end_old_s = min(self._end_old_s, now_s + OVERLAP_S)
-        mark = (info['source_timestamp'], info.get('publication_sequence_number') or 0)
-        if mark[0] and now_s < self._twice_until_s and mark in self._seen:
-            return
-        self._seen[mark] = None
-        if len(self._seen) > _REMEMBERED:
-            del self._seen[next(iter(self._seen))]
-        self._receive(message)
+        changing = self._old is not None or now_s < self._twice_until_s
+        mark = (info.get('source_timestamp') or 0, info.get('publication_sequence_number') or 0)
+        if mark[0]:
+            if changing and mark in self._seen:
+                if not self._joined:
+                    self._joined, self._apart_s = True, now_s
+                return
+            self._seen[mark] = None
+            while len(self._seen) > _REMEMBERED and not changing:
+                del self._seen[next(iter(self._seen))]
+        self._receive(RawMessage(bytes(message), info.get('received_timestamp') or time.time_ns())
+                      if self._raw else message)
 
     def poll(self) -> None:
         """Change over if other publishers have come or gone."""
         now_s = time.monotonic()
         if self._old is not None:
-            if now_s >= self._end_old_s:
+            if self._is_changed_over(now_s):
+                self._twice_until_s = now_s + OVERLAP_MOST_S
                 self._end_old()
             return
         if now_s < self._look_s and self._node.count_publishers(self.topic) == self._publishers:
@@ -204,11 +220,18 @@ class FollowingSubscription:
         if policy == self.policy:
             return
         self.policy = policy
-        self._old, self._end_old_s = self._current, now_s + OVERLAP_MOST_S
-        self._twice_until_s = now_s + 2 * OVERLAP_MOST_S
+        self._old, self._old_until_s = self._current, now_s + OVERLAP_LIMIT_S
+        self._apart_s, self._joined = now_s, False
         self._current = self._subscribe()
         if self._publishers:
             self._tell()
+
+    def _is_changed_over(self, now_s: float) -> bool:
+        """Tell whether the new subscription hears all that the old one does."""
+        if self._current.get_publisher_count() < self._old.get_publisher_count():
+            self._apart_s = now_s
+        return now_s >= min(self._old_until_s, self._apart_s + (
+            OVERLAP_S if self._joined else OVERLAP_MOST_S))
 
     def _end_old(self) -> None:
         if self._old is not None:
