@@ -15,6 +15,7 @@ import pytest
 from onellm_ros.modality import Modality, Sample
 from onellm_ros.report import annotated_fonts, annotated_insets
 from onellm_ros.report.annotated import Shown, annotated_picture
+from onellm_ros.report.annotated_insets import insets_of
 from onellm_ros.report.annotated_text import (
     AMBER,
     BACK,
@@ -194,6 +195,21 @@ def test_a_long_text_gets_more_room() -> None:
     assert long < 0.8 * short
     lines, _ = lines_that_fit('some words ' * 90, 900, 150, 19.0)
     assert not lines[-1].endswith('…'), '990 letters fit'
+
+
+def test_pictures_of_another_moment_than_the_newest_say_so() -> None:
+    depth = np.full((48, 64), 2.0, np.float32)
+
+    def notes(image_ns: int, *depth_ns: int) -> list[str]:
+        camera, insets = insets_of({
+            Modality.IMAGE: [replace(plain(RED), stamp_ns=image_ns)],
+            Modality.DEPTH: [Sample(ns, depth) for ns in depth_ns]})
+        assert camera is not None
+        return [i.note.partition(' behind')[0] for i in (camera, *insets) if 'behind' in i.note]
+    now = 1_700_000_000 * S
+    assert notes(now, now, now - S // 5) == []
+    assert notes(now - S, now, now - 2 * S) == ['1.0 s', '2.0 s']
+    assert notes(now, 0, 7 * S) == [], 'no stamp, or of another clock'
 
 
 @pytest.mark.parametrize('shape', [(480, 640), (1080, 1920), (1280, 720), (120, 160)])

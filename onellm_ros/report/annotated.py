@@ -160,7 +160,7 @@ def _words(canvas: Canvas, shown: Shown, box: Box) -> None:
         x0, y0 = left + about_x, top + about_y
         canvas.pixels[y0:y0 + high, x0:x0 + wide] = _resized(shown.about.data, wide, high)
         if shown.head:
-            canvas.write(x0, y, cut('the text is about:', wide, small), small, PALE)
+            canvas.write(x0, y, cut('about this:', wide, small), small, PALE)
     y = top + height - canvas.length(5) - rest
     lines, pixels = lines_that_fit(shown.text, room, rest, canvas.size(19), canvas.path)
     for line in lines:

@@ -6,7 +6,7 @@ Owns how each becomes a small picture and what is said above it; ``annotated.py`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 
 import cv2
@@ -18,17 +18,20 @@ from onellm_ros.report.panels import colour_wheel_normals, depth_colours, scan_c
 
 _CLOUD_POINTS = 30_000      # more are thinned evenly: the picture has fewer pixels
 _MOST_INSETS = 6
+_BEHIND_S = 0.25            # of a picture's stamp behind the newest one's; less is not told
+_SAME_CLOCK_S = 3600.0      # stamps that differ more are of different clocks
 
 
 @dataclass(frozen=True, eq=False)
 class Inset:
-    """A small picture: ``draw`` gets width and height and returns uint8 of about that size."""
+    """A picture: ``draw`` gets width and height and returns uint8 of about that size."""
 
     title: str
     note: str
     shape: tuple[int, int]
     draw: Callable[[int, int], np.ndarray]
     topic: str = ''
+    stamp_ns: int = 0
 
 
 def insets_of(samples: Mapping[Modality, Sequence[Sample]]
@@ -44,7 +47,20 @@ def insets_of(samples: Mapping[Modality, Sequence[Sample]]
         if modality.value == 'scan':
             insets += [_cloud(_scan_cloud(s), 'scan from above') for s in found]
     insets += [_vector(s) for s in samples.get(Modality.FMRI, ())]
-    return (cameras[0] if cameras else None), insets[:_MOST_INSETS]
+    kept = _with_lags([*cameras[:1], *insets[:_MOST_INSETS]])
+    return (kept[0], kept[1:]) if cameras else (None, kept)
+
+
+def _with_lags(insets: Sequence[Inset]) -> list[Inset]:
+    """Say of pictures that are from before the newest one by how much."""
+    newest_ns = max((inset.stamp_ns for inset in insets), default=0)
+
+    def told(inset: Inset) -> Inset:
+        lag_s = (newest_ns - inset.stamp_ns) / 1e9
+        if not inset.stamp_ns or not _BEHIND_S < lag_s < _SAME_CLOCK_S:
+            return inset
+        return replace(inset, note=f'{lag_s:.1f} s behind, {inset.note}')
+    return [told(inset) for inset in insets]
 
 
 def _thinned(values: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -70,7 +86,7 @@ def _name(what: str, sample: Sample) -> str:
 def _camera(sample: Sample) -> Inset:
     shape = sample.data.shape
     return Inset(_name('image', sample), f'{shape[1]} x {shape[0]}', shape[:2],
-                  lambda w, h: sample.data, sample.topic)
+                 lambda w, h: sample.data, sample.topic, sample.stamp_ns)
 
 
 def _depth(sample: Sample) -> Inset:
@@ -78,19 +94,20 @@ def _depth(sample: Sample) -> Inset:
     measured = small[np.isfinite(small) & (small > 0)]
     if not measured.size:
         return Inset('depth', 'nothing measured', sample.data.shape[:2],
-                      lambda w, h: np.full((h, w, 3), NO_DATA, np.uint8), sample.topic)
+                     lambda w, h: np.full((h, w, 3), NO_DATA, np.uint8), sample.topic,
+                     sample.stamp_ns)
     low, high = (float(v) for v in np.percentile(measured[::3] if measured.size > 9 else measured,
                                                  (0.5, 99.5)))
     high = max(high, low + 0.05)
     return Inset('depth', f'{low:.1f} to {high:.1f} m, near is red', sample.data.shape[:2],
-                  lambda w, h: _bytes(depth_colours(_thinned(small, w, h), low, high)),
-                  sample.topic)
+                 lambda w, h: _bytes(depth_colours(_thinned(small, w, h), low, high)),
+                 sample.topic, sample.stamp_ns)
 
 
 def _normal(sample: Sample) -> Inset:
     return Inset('normals', 'red right, green up', sample.data.shape[:2],
-                  lambda w, h: _bytes(colour_wheel_normals(_thinned(sample.data, w, h))),
-                  sample.topic)
+                 lambda w, h: _bytes(colour_wheel_normals(_thinned(sample.data, w, h))),
+                 sample.topic, sample.stamp_ns)
 
 
 def _scan_cloud(sample: Sample) -> Sample:
@@ -115,7 +132,8 @@ def _cloud(sample: Sample, title: str) -> Inset:
     cv2.fillConvexPoly(picture, np.rint(arrow).astype(np.int32), INK, cv2.LINE_AA)
     note = f'{count} points, {front - back:.1f} m wide'
     return Inset(title, note if coloured or title.startswith('scan') else
-                  f'{note}, high is yellow', picture.shape[:2], lambda w, h: picture, sample.topic)
+                 f'{note}, high is yellow', picture.shape[:2], lambda w, h: picture,
+                 sample.topic, sample.stamp_ns)
 
 
 def _vector(sample: Sample) -> Inset:
@@ -130,7 +148,8 @@ def _vector(sample: Sample) -> Inset:
     picture = np.where(grid > 0, grid * warm, -grid * cold) + (1 - np.abs(grid)) * PANEL
     kind = ', synthetic' if 'synthetic' in sample.frame_id + sample.topic else ''
     return Inset('fMRI', f'{values.size} voxels{kind}', (3, 4),
-                  lambda w, h: _enlarged(picture.astype(np.uint8), w, h), sample.topic)
+                 lambda w, h: _enlarged(picture.astype(np.uint8), w, h), sample.topic,
+                 sample.stamp_ns)
 
 
 def _enlarged(picture: np.ndarray, width: int, height: int) -> np.ndarray:
