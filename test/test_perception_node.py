@@ -42,8 +42,9 @@ from sensor_msgs.msg import CameraInfo, Image, Imu, LaserScan  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 from std_srvs.srv import SetBool  # noqa: E402
 
+from onellm_ros.perception.results import WorkerStats  # noqa: E402
 from onellm_ros.perception.settings import SETTINGS, config_of  # noqa: E402
-from onellm_ros.ros import parameters  # noqa: E402
+from onellm_ros.ros import outputs, parameters  # noqa: E402
 from onellm_ros.ros.once import Once  # noqa: E402
 from onellm_ros.ros.perception_node import PerceptionNode  # noqa: E402
 
@@ -443,6 +444,18 @@ def test_awkward_messages_are_named_once_and_the_node_goes_on(
     bench.until(lambda: any(s.name == 'perception: image' and 'Hz' in s.message
                             and s.level == DiagnosticStatus.OK
                             for d in bench.diagnostics for s in d.status))
+
+
+def test_windows_that_nobody_describes_are_a_warning() -> None:
+    stats = WorkerStats(described=9, undescribed_s=31.0, empty=4)
+    work = outputs.Work(stall_s=30.0)
+    status = outputs.engine_status('perception', 'm', 'cpu', stats, work, 0, True)
+    assert status.level == DiagnosticStatus.WARN
+    assert status.message == ('windows come, but none was described for 31 s; 4 had nothing that '
+                              'the model could use')
+    stats.undescribed_s = 29.0
+    assert outputs.engine_status('perception', 'm', 'cpu', stats, work, 0, True).level \
+        == DiagnosticStatus.OK
 
 
 def test_garbage_of_many_kinds_does_not_fill_the_log() -> None:

@@ -34,10 +34,10 @@ class SteppedEngine:
     """Makes one token for each ticket that it is given; ``deaf`` ones do not look at cancel."""
 
     name, weights_hash, config = 'stepped', '', NANO
-    preprocessor = SimpleNamespace(
-        tensors=lambda chosen, end_ns, strict: Tensors({m: list(s) for m, s in chosen.items()}))
 
     def __init__(self) -> None:
+        self.preprocessor = SimpleNamespace(tensors=self.tensors)
+        self.empty = False
         self.tickets = threading.Semaphore(0)
         self.free = False
         self.deaf = False
@@ -46,6 +46,9 @@ class SteppedEngine:
         self.histories: list[tuple[tuple[str, str], ...]] = []
         self.encoded: list[tuple[Modality, ...]] = []
         self.tokens = 0
+
+    def tensors(self, chosen: Mapping[Modality, Any], end_ns: int, strict: bool) -> Tensors:
+        return Tensors({} if self.empty else {m: list(s) for m, s in chosen.items()})
 
     def encode(self, tensors: Mapping[Modality, Any]) -> Any:
         self.encoded.append(tuple(tensors))
@@ -245,7 +248,7 @@ def test_time_limits_hold_for_what_waits_and_for_what_runs(desk: Desk) -> None:
 
 
 def test_a_model_that_hangs_takes_no_question_with_it(
-        desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        desk: Desk, desks: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, '_GRACE_S', 0.1)
     monkeypatch.setattr(module, '_JOIN_S', 0.05)
     desk.worker.describe = DescribeConfig(enabled=False)
@@ -264,6 +267,36 @@ def test_a_model_that_hangs_takes_no_question_with_it(
     desk.asked('0?', '1?')
     assert not desk.worker.stop()                       # it is told that the thread still runs
     assert stuck.result(0).error == 'CANCELLED'
+    later = desks(after=desk.worker.thread)             # activated again meanwhile
+    later.engine.free = True
+    waiting = later.window(1), later.ask('2?')
+    later.until(lambda: later.worker.busy()[0].startswith('waiting for'))
+    assert not later.engine.asked and not waiting[1].done()
+    desk.engine.free = True
+    assert waiting[1].result(WAIT_S).error == 'NONE'
+
+
+def test_windows_that_nobody_describes_show(desk: Desk) -> None:
+    now_s = time.monotonic()
+    assert desk.worker.report().undescribed_s == 0
+    desk.engine.free = True
+    desk.window(1)
+    desk.until(lambda: desk.described)
+    assert desk.worker.report().undescribed_s == 0
+    desk.worker.describe = DescribeConfig(min_interval_s=1000.0)
+    desk.window(2)
+    time.sleep(0.02)
+    assert desk.worker.report().undescribed_s == 0      # it waits because it shall
+    desk.engine.empty = True
+    desk.worker.describe = DescribeConfig()
+    desk.window(3)
+    desk.until(lambda: desk.worker.stats.empty)
+    desk.until(lambda: desk.worker.report().undescribed_s > 0.05)
+    assert desk.worker.report().undescribed_s < time.monotonic() - now_s
+    desk.engine.empty = False
+    desk.window(4)
+    desk.until(lambda: len(desk.described) > 1)
+    assert desk.worker.report().undescribed_s == 0
 
 
 def test_a_long_token_shows(desk: Desk) -> None:

@@ -53,6 +53,11 @@ class Job:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _replied: bool = False
 
+    def refusal(self, code: str, text: str, model: str) -> Reply:
+        """Return the reply of a model that has not been asked."""
+        waited_s = time.monotonic() - self.asked_s
+        return Reply(code, text, model=model, queue_s=waited_s, total_s=waited_s)
+
     def reply(self, reply: Reply) -> bool:
         """Give the question its reply; False if it had one already."""
         with self._lock:

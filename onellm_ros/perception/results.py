@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 import math
 import threading
+import time
 from typing import Any, Protocol
 
 from onellm_ros.choose import Selection
@@ -103,6 +104,10 @@ class Reply:
 class WorkerStats:
     """Counts since the worker was made; times are those of the newest description.
 
+    Several threads count: what they change goes through the methods.
+
+    :param undescribed_s: how long windows have come without a description, beyond the pause that
+        ``describe.rate_hz`` and ``describe.min_interval_s`` make.
     :param interrupted: descriptions that a question ended before their end.
     :param failure: why the newest work failed; empty once a description has succeeded.
     :param last_error: why any work last failed, at ``last_error_s`` of the monotonic clock.
@@ -133,3 +138,24 @@ class WorkerStats:
     kept_bytes: int = 0
     kept_dropped: int = 0
     kept_span_ns: tuple[int, int] | None = None
+    undescribed_s: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def count(self, name: str, more: int = 1) -> None:
+        """Count ``name`` up."""
+        with self._lock:
+            setattr(self, name, getattr(self, name) + more)
+
+    def fail(self, text: str) -> None:
+        """Note why work failed."""
+        self.count('failed')
+        self.failure = self.last_error = text
+        self.last_error_s = time.monotonic()
+
+    def succeed(self, found: Described) -> None:
+        """Note a description."""
+        self.count('described')
+        self.failure = ''
+        self.described_s = time.monotonic()
+        self.encode_s, self.decode_s = found.encode_s, found.total_s - found.encode_s
+        self.tokens_per_s = found.answer.tokens / max(self.decode_s, 1e-9)

@@ -104,3 +104,10 @@ class Ring:
     def span_ns(self) -> tuple[int, int] | None:
         """Ends of the oldest and of the newest window held; None without any."""
         return (self._windows[0][0].end_ns, self._windows[-1][0].end_ns) if self._windows else None
+
+
+def not_kept(at_ns: int, span_ns: tuple[int, int]) -> str:
+    """Say why there is no window of ``at_ns``; the windows kept end within ``span_ns``."""
+    first, last = (end / 1e9 for end in span_ns)
+    return (f'no window is kept that ended by {at_ns / 1e9:.3f} s; the windows kept ended from '
+            f'{first:.3f} to {last:.3f} s (window.kept, window.kept_mb)')

@@ -29,7 +29,7 @@ from onellm_ros.perception.results import (
     WorkerStats,
     model_text,
 )
-from onellm_ros.perception.ring import MIB, Ring
+from onellm_ros.perception.ring import MIB, Ring, not_kept
 
 _JOIN_S = 1.5
 _GRACE_S = 2.0      # a question whose end has come gets its reply by then, even if the model hangs
@@ -39,20 +39,24 @@ _STOPPED = 'CANCELLED', 'the node was deactivated meanwhile'
 class Worker:
     """One thread around one engine.
 
-    Settings may change while it runs: ``describe``, ``asking``, ``modalities``.
+    Settings may change while it runs: ``describe``, ``asking``, ``modalities``; ``thread`` is the
+    one that computes.
 
     :param modalities: what the model may be shown.
     :param kept: windows kept for questions at most, of ``kept_mb`` MiB at most.
     :param on_description: called by the worker's thread with each description.
     :param on_trouble: called by the worker's thread with a kind and a text.
     :param why_silent: returns what is known about the inputs when no window is there.
+    :param after: the :attr:`thread` of a worker that was stopped, in which the model may still
+        compute; nothing is computed before that has ended.
     """
 
     def __init__(self, engine: EngineLike, modalities: frozenset[Modality], *, kept: int,
                  on_description: Callable[[Described], None],
                  on_trouble: Callable[[str, str], None],
                  why_silent: Callable[[], str] = lambda: '',
-                 kept_mb: int = WindowConfig.kept_mb) -> None:
+                 kept_mb: int = WindowConfig.kept_mb,
+                 after: threading.Thread | None = None) -> None:
         self.engine = engine
         self.model = model_text(engine)
         self.describe = DescribeConfig()
@@ -76,7 +80,9 @@ class Worker:
         self._doing = ''
         self._spared = False                # the last description was interrupted: not this one
         self._begun_s = self._ended_s = -math.inf
-        self._thread = threading.Thread(target=self._run, name='onellm-worker', daemon=True)
+        self._unseen_s = math.nan           # since when windows have come without a description
+        self._after = after
+        self.thread = threading.Thread(target=self._run, name='onellm-worker', daemon=True)
 
     @property
     def modalities(self) -> frozenset[Modality]:
@@ -89,7 +95,7 @@ class Worker:
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> bool:
         """End the thread; what is being generated stops within a token, questions are cancelled.
@@ -102,15 +108,16 @@ class Worker:
             waiting = list(self._questions)
             self._questions.clear()
             self._slot = None
+            self._ring.clear()
             self._changed.notify_all()
         for job in waiting:
             self._refuse(job, *_STOPPED)
-        if self._thread.is_alive():
-            self._thread.join(_JOIN_S)
+        if self.thread.is_alive():
+            self.thread.join(_JOIN_S)
         running = self._answering
         if running is not None:
             self._refuse(running, *_STOPPED)
-        return not self._thread.is_alive()
+        return not self.thread.is_alive()
 
     # -- called by the node's executor --------------------------------------------------------
 
@@ -119,6 +126,8 @@ class Worker:
         with self._changed:
             self._ring.add(selection)
             if self.describe.enabled:
+                if math.isnan(self._unseen_s):
+                    self._unseen_s = time.monotonic()
                 if self._slot is not None:
                     self._skip(1)
                 self._slot = selection
@@ -129,7 +138,7 @@ class Worker:
         with self._changed:
             self._ring.clear()
             self._dialogues.forget()
-            self._slot = None
+            self._slot, self._unseen_s = None, math.nan
             self._forgotten = True
             if self._describing is not None:
                 self._describing = None
@@ -196,7 +205,7 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether the thread runs."""
-        return self._thread.is_alive()
+        return self.thread.is_alive()
 
     def report(self) -> WorkerStats:
         """Return the counts as they are now."""
@@ -205,11 +214,18 @@ class Worker:
             stats.waiting, stats.conversations = len(self._questions), len(self._dialogues)
             stats.kept, stats.kept_bytes = len(ring), ring.bytes
             stats.kept_dropped, stats.kept_span_ns = ring.dropped, ring.span_ns
+            unseen_s = time.monotonic() - self._unseen_s    # nan: there is nothing to describe
+            overdue = self.describe.enabled and self._doing != 'describing' and unseen_s > 0
+            stats.undescribed_s = max(0.0, min(unseen_s, -self._rest_s())) if overdue else 0.0
         return stats
 
     # -- the thread ---------------------------------------------------------------------------
 
     def _run(self) -> None:
+        if self._after is not None:
+            self._doing = 'waiting for what the model began before'
+            self._after.join()
+            self._after, self._doing = None, ''
         while True:
             job, selection = self._next()
             if job is not None:
@@ -266,24 +282,15 @@ class Worker:
         return None
 
     def _skip(self, count: int) -> None:
-        self.stats.skipped += count
+        self.stats.count('skipped', count)
         self._skipped_since += count
 
     def _finish(self, job: Job, reply: Reply) -> None:
-        if not job.reply(reply):
-            return
-        if reply.error == 'NONE':
-            self.stats.answered += 1
-        else:
-            self.stats.refused += 1
-
-    def _refusal(self, job: Job, code: str, text: str) -> Reply:
-        """Return the reply to a question that the model has not been asked."""
-        waited_s = time.monotonic() - job.asked_s
-        return Reply(code, text, model=self.model, queue_s=waited_s, total_s=waited_s)
+        if job.reply(reply):
+            self.stats.count('answered' if reply.error == 'NONE' else 'refused')
 
     def _refuse(self, job: Job, code: str, text: str) -> None:
-        self._finish(job, self._refusal(job, code, text))
+        self._finish(job, job.refusal(code, text, self.model))
 
     def _reply_or_error(self, job: Job) -> Reply:
         try:
@@ -291,17 +298,17 @@ class Worker:
         except FAILURES as error:       # of what is called back, such as why_silent
             text = f'the question could not be answered: {str(error) or type(error).__name__}'
             self._failed('answer', text)
-            return self._refusal(job, 'UNKNOWN', text)
+            return job.refusal('UNKNOWN', text, self.model)
 
     def _reply(self, job: Job) -> Reply:
         """Answer one question or say why not."""
         question, queue_s = job.question, time.monotonic() - job.asked_s
         if job.cancel.over:
-            return self._refusal(job, *self._why_cancelled(job))
+            return job.refusal(*self._why_cancelled(job), self.model)
         with self._changed:
             selection, span_ns = self._ring.find(question.at_ns), self._ring.span_ns
         if selection is None:
-            return self._refusal(job, 'NO_WINDOW', self._no_window(question, span_ns))
+            return job.refusal('NO_WINDOW', self._no_window(question, span_ns), self.model)
         dialogue = self._dialogues.open(question.conversation, self.asking) \
             if question.conversation else None
         reply = self._answerer.answer(
@@ -317,9 +324,7 @@ class Worker:
         return reply
 
     def _failed(self, kind: str, text: str) -> None:
-        self.stats.failed += 1
-        self.stats.failure = self.stats.last_error = text
-        self.stats.last_error_s = time.monotonic()
+        self.stats.fail(text)
         self._on_trouble(kind, text)
 
     def _why_cancelled(self, job: Job) -> tuple[str, str]:
@@ -331,9 +336,7 @@ class Worker:
 
     def _no_window(self, question: Question, span_ns: tuple[int, int] | None) -> str:
         if span_ns is not None:
-            first, last = (end / 1e9 for end in span_ns)
-            return (f'no window is kept that ended by {question.at_ns / 1e9:.3f} s; the windows '
-                    f'kept ended from {first:.3f} to {last:.3f} s (window.kept, window.kept_mb)')
+            return not_kept(question.at_ns, span_ns)
         why = self._why_silent()
         return f'no window closed within {self.asking.wait_s:g} s' + (f': {why}' if why else '')
 
@@ -371,7 +374,7 @@ class Worker:
             self._skipped_since += skipped
             if not wanted:
                 return
-            self.stats.interrupted += 1
+            self.stats.count('interrupted')
             self._spared = True
             if self._slot is None and self.describe.enabled:
                 self._slot = selection
@@ -380,20 +383,16 @@ class Worker:
 
     def _described(self, found: Described) -> None:
         """Count a description and hand it out."""
-        stats = self.stats
-        stats.left_out += len(found.left_out)
+        self.stats.count('left_out', len(found.left_out))
         for modality, why in found.left_out.items():
             self._on_trouble(f'left out {modality.value}', why)
         if found.answer is None:
-            stats.empty += 1
+            self.stats.count('empty')
             with self._changed:
                 self._skipped_since += found.skipped
             return
-        stats.described += 1
-        stats.failure = ''
-        stats.described_s = time.monotonic()
-        stats.encode_s, stats.decode_s = found.encode_s, found.total_s - found.encode_s
-        stats.tokens_per_s = found.answer.tokens / max(stats.decode_s, 1e-9)
+        self.stats.succeed(found)
+        self._unseen_s = math.nan
         try:
             self._on_description(found)
         except FAILURES as error:

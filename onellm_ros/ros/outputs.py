@@ -200,6 +200,10 @@ def _level(stats: WorkerStats, work: Work, enabled: bool) -> tuple[bytes, str]:
         return DiagnosticStatus.OK, 'disabled'
     if stats.failure:
         return DiagnosticStatus.WARN, stats.failure
+    if stats.undescribed_s > work.stall_s:
+        return DiagnosticStatus.WARN, (
+            f'windows come, but none was described for {stats.undescribed_s:.0f} s'
+            + (f'; {stats.empty} had nothing that the model could use' if stats.empty else ''))
     if work.paused_s > _PAUSE_S:
         return DiagnosticStatus.OK, f'simulated time has stood still for {work.paused_s:.0f} s'
     return DiagnosticStatus.OK, 'describing' if stats.described else 'waiting for windows'
@@ -218,7 +222,8 @@ def engine_status(node: str, model: str, device: str, stats: WorkerStats, work: 
     return status_message(f'{node}: model', level, text, device, {
         'model': model, 'device': device, 'computing': work.doing or 'nothing',
         'computing_silent_s': work.silent_s, 'described': stats.described,
-        'description_age_s': now_s - stats.described_s, 'skipped': stats.skipped,
+        'description_age_s': now_s - stats.described_s,
+        'undescribed_s': stats.undescribed_s, 'skipped': stats.skipped,
         'interrupted': stats.interrupted, 'empty': stats.empty, 'left_out': stats.left_out,
         'failed': stats.failed, 'last_error': stats.last_error,
         'last_error_age_s': now_s - stats.last_error_s,

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 import gc
 import sys
+import threading
 from typing import Any
 
 from onellm_msgs.msg import Description, WindowReport
@@ -73,6 +74,7 @@ class PerceptionNode(LifecycleNode):
         self._modality_of: dict[str, Modality] = {}
         self._inputs: Inputs | None = None
         self._worker: Worker | None = None
+        self._busy: threading.Thread | None = None      # of the worker before: still computes
         self._timers_active: list[Any] = []
         self._enabled = True
         self._jumps = 0
@@ -138,7 +140,7 @@ class PerceptionNode(LifecycleNode):
         worker = Worker(self._engine, allowed_modalities(self._engine, config.modalities),
                         kept=config.window.kept, kept_mb=config.window.kept_mb,
                         on_description=self._publish_description, on_trouble=self._on_trouble,
-                        why_silent=self._why_silent)
+                        why_silent=self._why_silent, after=self._busy)
         worker.describe, worker.asking = config.describe, config.ask
         try:
             shown = self._choice.modalities
@@ -151,7 +153,7 @@ class PerceptionNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self._inputs.enabled = self._enabled
         worker.start()
-        self._worker = worker
+        self._worker, self._busy = worker, None
         self._timers_active = [
             self.create_timer(POLL_S, self._inputs.poll, clock=self._steady),
             self.create_timer(POLL_S, worker.poll, clock=self._steady),
@@ -191,7 +193,9 @@ class PerceptionNode(LifecycleNode):
             self._inputs = None
         if self._worker is not None:
             if not self._worker.stop():
-                self.get_logger().warning('the model is still busy; its thread ends after that')
+                self._busy = self._worker.thread
+                self.get_logger().warning('the model is still busy; it ends that before it is '
+                                          'used again, and only then its memory can be freed')
             self._worker = None
 
     def _free(self) -> None:
