@@ -6,13 +6,14 @@ Play a rosbag2 recording with its own time, and have the perception node describ
 ``ros2 launch onellm_ros replay.launch.py bag:=drive_1 remaps:='/cam:=/image /imu/data:=/imu'``
 
 The recording begins when the node is active, so that none of it is missed while the model loads.
+The time is the recorded /clock if there is one, or that of the recording.
 All arguments of onellm.launch.py are taken, too; use_sim_time is true. To have a recording
 described without playing it, and the same each time, use ``onellm replay``.
 """
 
 from pathlib import Path
 
-from launch import LaunchDescription
+from launch import Event, EventHandler, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -23,17 +24,23 @@ from launch.actions import (
     RegisterEventHandler,
     TimerAction,
 )
-from launch.event_handlers import OnProcessExit
+from launch.event_handlers import OnProcessExit, OnProcessStart
 from launch.events import Shutdown
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
-from launch_ros.event_handlers import OnStateTransition
+from launch_ros.actions import LifecycleNode
+from launch_ros.ros_adapters import get_ros_node
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
+import yaml
 
 from onellm_ros.ros.up_params import UpError, check_remap
 
 CLOCK_HZ = '100'
+DISCOVERY_S = '1.0'         # the player's publishers are there so long before it begins
+ASK_EVERY_S = 0.5           # for the node's state
 LAST_WINDOWS_S = 3.0        # so long the node may go on after the end
-YES_NO = ['true', 'false']
+YES_NO = ['true', 'false', 'True', 'False']     # other launch files pass Python's words
 
 ARGUMENTS = [
     DeclareLaunchArgument('bag', description='Folder or file of the recording.'),
@@ -51,6 +58,16 @@ ARGUMENTS = [
 ]
 
 
+def has_clock(bag):
+    """Tell whether a folder of rosbag2 says that it holds /clock; its player judges the rest."""
+    try:
+        told = yaml.safe_load((bag / 'metadata.yaml').read_text(encoding='utf-8'))
+        topics = told['rosbag2_bagfile_information']['topics_with_message_count']
+        return any(topic['topic_metadata']['name'] == '/clock' for topic in topics)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return False
+
+
 def player_command(bag, rate, start_offset, loop, remaps):
     """
     Return the command that plays the recording.
@@ -58,11 +75,15 @@ def player_command(bag, rate, start_offset, loop, remaps):
     :param remaps: rules FROM:=TO, separated by spaces.
     :raises UpError: for what cannot be.
     """
-    if not Path(bag).expanduser().exists():
+    path = Path(bag).expanduser()
+    if not path.exists():
         raise UpError(f'bag: found nothing at {bag!r}, expected a folder or file of rosbag2')
+    if path.suffix == '.bag':
+        raise UpError(f'bag: found a recording of ROS 1 at {bag!r}, which ros2 bag does not '
+                      'play; use onellm replay or onellm up --bag')
     for name, text, least in (('rate', rate, 1e-6), ('start_offset', start_offset, 0.0)):
         try:
-            fits = float(text) >= least
+            fits = least <= float(text) < float('inf')
         except ValueError:
             fits = False
         if not fits:
@@ -70,10 +91,48 @@ def player_command(bag, rate, start_offset, loop, remaps):
     rules = remaps.split()
     for rule in rules:
         check_remap(rule)
-    command = ['ros2', 'bag', 'play', str(Path(bag).expanduser()), '--clock', CLOCK_HZ,
-               '--rate', rate, '--start-offset', start_offset, '--disable-keyboard-controls']
-    command += ['--loop'] if loop else []
+    command = ['ros2', 'bag', 'play', str(path), '--rate', rate, '--disable-keyboard-controls']
+    command += [] if has_clock(path) else ['--clock', CLOCK_HZ]
+    # ros2 bag refuses an offset of 0, and would wait before each round of a loop.
+    command += ['--start-offset', start_offset] if float(start_offset) > 0.0 else []
+    command += ['--loop'] if loop else ['--delay', DISCOVERY_S]
     return [*command, *(['--remap', *rules] if rules else [])]
+
+
+class Active(Event):
+    """The perception node has said that it is active."""
+
+    name = 'onellm.Active'
+
+
+def is_perception(action):
+    """Tell whether an action is the node that describes the recording."""
+    return isinstance(action, LifecycleNode) and action.node_name.endswith('/perception')
+
+
+def ask_until_active(event, context):
+    """
+    Ask a node that has been started for its state, until it is active: then emit ``Active``.
+
+    Its transition events do not do: they are not kept for who finds the node later.
+    """
+    client = get_ros_node(context).create_client(GetState, f'{event.action.node_name}/get_state')
+    loop, told = context.asyncio_loop, []
+
+    def answered(future):
+        if not told and future.exception() is None \
+                and future.result().current_state.id == State.PRIMARY_STATE_ACTIVE:
+            told.append(True)
+            context.emit_event_sync(Active())
+
+    def ask():
+        if told or context.is_shutdown:
+            return
+        if client.service_is_ready():
+            client.call_async(GetState.Request()).add_done_callback(
+                lambda future: loop.call_soon_threadsafe(answered, future))
+        loop.call_later(ASK_EVERY_S, ask)
+    ask()
 
 
 def play(context):
@@ -81,7 +140,10 @@ def play(context):
     def value(name):
         return LaunchConfiguration(name).perform(context)
 
-    stop, loop = value('stop_at_end') == 'true', value('loop') == 'true'
+    def yes(name):
+        return value(name).lower() == 'true'
+
+    stop, loop = yes('stop_at_end'), yes('loop')
     try:
         if stop and loop:
             raise UpError('loop, stop_at_end: found both true, expected one: a loop has no end')
@@ -91,7 +153,9 @@ def play(context):
         raise RuntimeError(f'replay.launch.py: {error}') from error
     player = ExecuteProcess(cmd=command, name='bag_player', output='screen')
 
-    def ended(event, _):
+    def ended(event, context):
+        if context.is_shutdown:
+            return None
         how = f'the recording has ended (status {event.returncode})'
         if not stop and event.returncode == 0:
             return [LogInfo(msg=how)]
@@ -99,9 +163,12 @@ def play(context):
             period=LAST_WINDOWS_S, actions=[EmitEvent(event=Shutdown(reason=how))])]
 
     actions = [RegisterEventHandler(OnProcessExit(target_action=player, on_exit=ended))]
-    if value('wait_for_node') == 'true':
-        actions.append(RegisterEventHandler(OnStateTransition(
-            goal_state='active', entities=[player], handle_once=True)))
+    if yes('wait_for_node'):
+        actions.append(RegisterEventHandler(OnProcessStart(
+            target_action=is_perception, on_start=ask_until_active, handle_once=True)))
+        actions.append(RegisterEventHandler(EventHandler(
+            matcher=lambda event: isinstance(event, Active), entities=[player],
+            handle_once=True)))
     else:
         actions.append(player)
     return actions

@@ -82,7 +82,7 @@ class LaunchSource:
         """Return the arguments that are read by a name written out."""
         return {str(node.args[0].value) for node in ast.walk(self.tree)
                 if isinstance(node, ast.Call) and node.args
-                and ast.unparse(node.func) in ('value', 'LaunchConfiguration')
+                and ast.unparse(node.func) in ('value', 'yes', 'LaunchConfiguration')
                 and isinstance(node.args[0], ast.Constant)}
 
     def function(self, name: str, **given: Any) -> Callable[..., Any]:
@@ -142,8 +142,10 @@ def test_topics_become_remapping_rules(root: Path) -> None:
 
 def test_the_command_that_plays_a_bag(root: Path, tmp_path: Path) -> None:
     source = LaunchSource(root, 'replay')
-    command = source.function('player_command', Path=Path, UpError=UpError,
-                              check_remap=check_remap, CLOCK_HZ=source.constant('CLOCK_HZ'))
+    command = source.function(
+        'player_command', Path=Path, UpError=UpError, check_remap=check_remap,
+        CLOCK_HZ=source.constant('CLOCK_HZ'), DISCOVERY_S=source.constant('DISCOVERY_S'),
+        has_clock=source.function('has_clock', yaml=yaml))
     words = command(str(tmp_path), '2.0', '1.5', True, '/a:=/image /b:=/imu')
     assert words[:4] == ['ros2', 'bag', 'play', str(tmp_path)]
     assert words[-3:] == ['--remap', '/a:=/image', '/b:=/imu'] and '--loop' in words
@@ -156,6 +158,8 @@ def test_the_command_that_plays_a_bag(root: Path, tmp_path: Path) -> None:
                       ((str(tmp_path), '0', '0', False, ''), "rate: found '0'"),
                       ((str(tmp_path), '1', '-1', False, ''), 'start_offset'),
                       ((str(tmp_path), 'fast', '0', False, ''), 'rate'),
+                      ((str(tmp_path), 'inf', '0', False, ''), "rate: found 'inf'"),
+                      ((str(tmp_path), 'nan', '0', False, ''), "rate: found 'nan'"),
                       ((str(tmp_path), '1', '0', False, 'imu'), 'expected FROM:=TO')):
         with pytest.raises(UpError, match=text):
             command(*bad)
