@@ -20,6 +20,7 @@ from onellm_ros.report.annotated_text import (
     AMBER,
     BACK,
     INK,
+    PALE,
     cut,
     font,
     font_path,
@@ -240,6 +241,12 @@ def test_the_picture_that_a_text_is_about_stands_beside_it() -> None:
     assert abs((columns.max() - columns.min()) / (rows.max() - rows.min()) - 4 / 3) < 0.05
     words = (picture == INK).all(axis=2)[430:]
     assert words.any() and not words[:, columns.min() - 4:].any(), 'no words over it'
+    titles = set()
+    for shape in ((400, 30), (4, 3), (30, 4000), (480, 640)):
+        slim = annotated_picture(replace(shown, about=plain(GREEN, shape)))
+        assert area(slim, GREEN) > 100
+        titles.add(area(slim[432:452, 700:], PALE))
+    assert len(titles) == 1 and titles.pop() > 5, 'the line above it is whole'
 
 
 @pytest.fixture

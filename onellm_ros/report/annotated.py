@@ -32,6 +32,7 @@ from onellm_ros.report.annotated_text import (
 from onellm_ros.report.annotated_traces import Trace, traces_of
 
 LEAST_SIZE, MOST_SIZE = (320, 240), (3840, 2160)
+_ABOUT = 'about this:'
 Box = tuple[int, int, int, int]     # left, top, width, height in pixels
 
 
@@ -132,7 +133,8 @@ def _words_room(canvas: Canvas, shown: Shown, width: int, height: int) -> tuple[
         return room, rest, (0, 0, 0, 0)
     shape = shown.about.data.shape
     _, _, wide, high = _fit((shape[0], shape[1]), (0, 0, round(0.25 * width), rest))
-    return room - wide - inner, rest, (width - inner - wide, top, wide, high)
+    taken = max(wide, math.ceil(canvas.width(_ABOUT, canvas.size(12))))
+    return room - taken - inner, rest, (width - inner - taken, top, wide, high)
 
 
 def _words_fit(canvas: Canvas, shown: Shown, width: int, height: int) -> bool:
@@ -156,11 +158,11 @@ def _words(canvas: Canvas, shown: Shown, box: Box) -> None:
     room, rest, (about_x, about_y, wide, high) = _words_room(canvas, shown, width, height)
     if shown.head:
         canvas.write(x, y, cut(shown.head, room, small, True), small, mark, bold=True)
-    if shown.about is not None and wide > 8 and high > 8:
+    if shown.about is not None and high > 0:
         x0, y0 = left + about_x, top + about_y
         canvas.pixels[y0:y0 + high, x0:x0 + wide] = _resized(shown.about.data, wide, high)
         if shown.head:
-            canvas.write(x0, y, cut('about this:', wide, small), small, PALE)
+            canvas.write(x0, y, _ABOUT, small, PALE)
     y = top + height - canvas.length(5) - rest
     lines, pixels = lines_that_fit(shown.text, room, rest, canvas.size(19), canvas.path)
     for line in lines:
