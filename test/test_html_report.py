@@ -314,6 +314,32 @@ def test_pictures_thin_out_evenly_before_a_report_grows_too_large(
     assert len(read(path).windows) == 30 and 'yes 29' in read(path).windows[29]
 
 
+def test_several_recordings_have_each_its_own_time(tmp_path: Path) -> None:
+    path = tmp_path / 'r.html'
+    head = HEADER | {'bags': ['/data/kitchen', '/data/hall']}
+    given = [record(4), record(5), record(0, bag=1), record(2, bag=1)]
+    report = HtmlReport.begin(path, head)
+    for one in given:
+        report.add(one)
+    report.close({})
+    text, page = path.read_bytes(), read(path)
+    for window, name, times in zip(page.windows, ('kitchen', 'kitchen', 'hall', 'hall'), (
+            '0:00.000 – 0:01.000', '0:01.000 – 0:02.000', '0:00.000 – 0:01.000',
+            '0:02.000 – 0:03.000'), strict=True):
+        assert f'{name}, {times}' in window
+    assert [view['bag'] for view in page.json[1::2]] == ['kitchen', 'kitchen', 'hall', 'hall']
+    for there in (1, 2, 3):                     # where each begins is known again after a kill
+        path.write_bytes(text[:text.index(b'<article class="w" id="w%d"' % there) + 9])
+        report = HtmlReport.resume(path, BEGIN + 9 * SECOND)
+        assert report.windows == there
+        for one in given[there:]:
+            report.add(one)
+        report.close({})
+        assert path.read_bytes() == text
+    HtmlReport.begin(path, HEADER | {'bags': ['/day1/bag', '/day2/bag']}).close({})
+    assert '<h1>/day1/bag, /day2/bag</h1>' in path.read_text()
+
+
 def test_errors_say_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / 'r.html'
     with pytest.raises(ReportError, match='No such file'):

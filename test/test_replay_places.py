@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 import json
+import os
 from pathlib import Path
 import resource
+import subprocess
+import sys
 from typing import Any
 
 import pytest
+import replay_parts as parts
 from replay_parts import BASE, ENGINES, IMAGE, S, picture, plain, replay, write
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.typesys import Stores, get_typestore
@@ -214,3 +218,11 @@ def test_no_window_is_a_result_too(bag: Path, tmp_path: Path, capsys: pytest.Cap
     assert replay(bag, '--every', 10**9, '--out', tmp_path / 'out') == 0
     assert 'onellm replay: windows 0' in capsys.readouterr().err
     assert json.loads((tmp_path / 'out').read_text().splitlines()[-1])['summary']['windows'] == 0
+
+
+def test_a_reader_of_the_lines_that_has_enough(bag: Path) -> None:
+    program = f'{sys.executable} {parts.__file__} {bag} | head -n 2; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(['bash', '-c', program], capture_output=True, text=True, timeout=60,
+                          env={**os.environ, 'REPLAY_DELAY': '0.05'}, check=False)
+    assert done.returncode == 141 and len(done.stdout.splitlines()) == 2
+    assert 'Error' not in done.stderr and 'error' not in done.stderr, done.stderr

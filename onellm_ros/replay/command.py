@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 import math
+import os
 from pathlib import Path
 import re
 import sys
@@ -37,7 +38,7 @@ from onellm_ros.replay.work import Done, Facts, Loader, Task, Work, load_engine
 from onellm_ros.ros.conversions import AudioFormat
 
 _PARTS_EACH = 4                 # parts of the recordings for each worker, so that none waits long
-_SHORTEST_S = 60.0
+_SHORTEST_S = 15.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -204,7 +205,8 @@ def run(args: argparse.Namespace, load: Loader = load_engine) -> int:
     """Run the subcommand.
 
     :param load: gives the engine; tests pass one of their own.
-    :returns: 0; 1: some windows failed; 2: it cannot be done; 130: interrupted.
+    :returns: 0; 1: some windows failed; 2: it cannot be done; 130: interrupted; 141: nobody reads
+        stdout any more.
     """
     try:
         return _replay(args, request_of(args), load)
@@ -212,6 +214,9 @@ def run(args: argparse.Namespace, load: Loader = load_engine) -> int:
         again = '; the same command goes on from here' if args.out else ''
         print(f'onellm replay: interrupted{again}', file=sys.stderr)
         return 130
+    except BrokenPipeError:                     # such as of: onellm replay BAG | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ReplayError, BagError, ConfigError, RuntimeError, OSError) as error:
         print(f'onellm replay: error: {" ".join(str(error).split())}', file=sys.stderr)
         return 2

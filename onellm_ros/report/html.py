@@ -22,6 +22,7 @@ from onellm_ros.report.html_window import (
     ARTICLE,
     END_OF_WINDOW,
     Record,
+    bag_of,
     safe,
     script_json,
     window_line,
@@ -62,8 +63,9 @@ class HtmlReport:
         self._file = file
         self.path = Path(file.name)
         self._state = dict(state)
-        self._origin_ns: int | None = None
+        self._origins_ns: dict[int, int] = {}       # of each recording, by its number
         self.header: dict[str, Any] = self._state['header']
+        self._bags = _names(self.header)
         self.windows = 0
         self.last_end_ns: int | None = None
 
@@ -109,11 +111,11 @@ class HtmlReport:
                         break                       # half a window, or what stands behind them
                     end += len(line)
                     continue
-                number, start_ns, end_ns = (int(v) for v in found.groups())
+                _, start_ns, end_ns, bag = (int(v or 0) for v in found.groups())
                 if end_ns > keep_until_end_ns:
                     break
                 end += len(line)
-                report._count(start_ns, end_ns)
+                report._count(bag, start_ns, end_ns)
             if not report.windows:                  # of a file cut within its head
                 file.seek(0)
                 file.truncate(0)
@@ -139,17 +141,19 @@ class HtmlReport:
         :raises ReportError: for a record without its times, or if it cannot be written.
         :raises ValueError: for a picture that is neither JPEG, PNG nor SVG.
         """
-        origin = int(record['start_ns']) if self._origin_ns is None and 'start_ns' in record \
-            else self._origin_ns or 0
+        bag = bag_of(record)
+        name = self._bags[bag] if 1 < len(self._bags) > bag else ''
         room = self._has_room()
         try:
-            line = window_line(self.windows, record, origin, pictures or {} if room else None)
+            origin = self._origins_ns.get(bag, int(record['start_ns']))
+            line = window_line(self.windows, record, origin, pictures or {} if room else None,
+                               name)
         except KeyError as error:
             raise ReportError(f'window {record.get("window", self.windows)}: found no {error}, '
                               'expected start_ns, end_ns and, of each modality that has any '
                               'samples, first_ns and last_ns') from error
         self._write(line)
-        self._count(int(record['start_ns']), int(record['end_ns']))
+        self._count(bag, int(record['start_ns']), int(record['end_ns']))
 
     def close(self, summary: Mapping[str, Any]) -> None:
         """End the report.
@@ -177,9 +181,8 @@ class HtmlReport:
             raise ReportError(f'report {self.path}: {error.strerror}; {stay}make room, or give '
                               'another file, and give the same command again') from error
 
-    def _count(self, start_ns: int, end_ns: int) -> None:
-        if self._origin_ns is None:
-            self._origin_ns = start_ns
+    def _count(self, bag: int, start_ns: int, end_ns: int) -> None:
+        self._origins_ns.setdefault(bag, start_ns)
         self.windows += 1
         self.last_end_ns = end_ns
 
@@ -243,13 +246,20 @@ def _hash(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
+def _names(header: Mapping[str, Any]) -> list[str]:
+    """Return the recordings' names: the last parts of their paths, where these are different."""
+    bags = [str(bag) for bag in header.get('bags') or ()]
+    names = [Path(bag).name or bag for bag in bags]
+    return names if len(set(names)) == len(names) else bags
+
+
 def _head(header: Mapping[str, Any], state: str) -> str:
     """Return all that stands before the first window."""
     script = "'use strict';(() => {\n" + ''.join(
         (_HERE / name).read_text(encoding='utf-8') for name in _SCRIPTS) + '})();\n'
     style = (_HERE / 'html_page.css').read_text(encoding='utf-8')
     bags = [str(bag) for bag in header.get('bags') or ()]
-    title = ', '.join(Path(bag).name or bag for bag in bags) or 'replay'
+    title = ', '.join(_names(header)) or 'replay'
     policy = (f"{_POLICY}{_hash(style)}'; "
               f"script-src 'sha256-{_hash(script)}'; base-uri 'none'; form-action 'none'")
     about: dict[str, Any] = {'Bags' if len(bags) > 1 else 'Bag': '\n'.join(bags) or 'unknown',

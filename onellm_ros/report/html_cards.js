@@ -107,6 +107,7 @@ function makeCard(i) {
   const link = el('a', '', `window ${one.name}`);
   link.href = `#${one.id}`;
   const card = el('article', i === current ? 'w current' : 'w', el('div', 'top', el('h2', '', link),
+    record.bag ? el('span', 'when', record.bag) : null,
     el('span', 'time', `${clock(record.start)} – ${clock(record.end)}`),
     el('span', 'when', record.when || ''), ...badges(one, record)));
   card.place = i;

@@ -53,7 +53,7 @@ const failed = answer => Boolean(answer.error && answer.error !== 'NONE');
 
 function collect() {
   const questions = new Map();
-  let before = null;
+  let before = null, bag = null;
   for (const article of document.querySelectorAll('#windows > article')) {
     const scripts = [...article.getElementsByTagName('script')];
     const record = scripts.length ? read(scripts[0]) : null;
@@ -62,7 +62,10 @@ function collect() {
     for (const one of answers) questions.set(one.question, questions.size);
     const present = (record.modalities || []).filter(m => m.count).map(m => m.modality);
     const error = Boolean(record.error) || answers.some(failed);
+    if (record.bag !== bag) before = null;
+    bag = record.bag;
     all.push({
+      bag,
       scripts, id: article.id, name: record.window ?? all.length, start: record.start,
       end: record.end, error,
       present: new Set(present), text: record.text || '', said: record.error || record.text || '',
@@ -71,7 +74,7 @@ function collect() {
         confidence: one.confidence})),
       change: before !== null && !record.error && (record.text || '') !== before,
       total: record.total_s, late: sum(record, 'late'), dropped: sum(record, 'dropped'),
-      words: [record.text, record.error, ...Object.entries(record.left_out || {}).flat(),
+      words: [record.text, record.error, bag, ...Object.entries(record.left_out || {}).flat(),
         ...answers.map(saidOf)].filter(Boolean).join('\n').toLowerCase()});
     if (!record.error) before = record.text || '';
   }
@@ -90,7 +93,13 @@ function counts() {
   const one = (n, name) => n === 1 ? name : `${name}s`;
   const errors = all.filter(w => w.error).length;
   say(all.length, one(all.length, 'window'));
-  if (all.length) say(clock(all[all.length - 1].end - all[0].start), 'of recording');
+  const spans = new Map();      // of each recording: its first and last moment
+  for (const w of all) {
+    const [from, to] = spans.get(w.bag) || [w.start, w.end];
+    spans.set(w.bag, [Math.min(from, w.start), Math.max(to, w.end)]);
+  }
+  const seconds = [...spans.values()].reduce((sum, [from, to]) => sum + to - from, 0);
+  if (all.length) say(clock(seconds), 'of recording');
   const changes = all.filter(w => w.change).length;
   say(changes, one(changes, 'change') + ' of text');
   say(errors, `${one(errors, 'window')} with errors`, errors ? 'bad' : '');

@@ -48,7 +48,8 @@ function wordsRow(name, words, title) {
 function findGaps() {
   const steps = all.slice(1).map((one, i) => one.start - all[i].start);
   const usual = [...steps].sort((a, b) => a - b)[Math.floor(steps.length / 2)] || 0;
-  return steps.flatMap((step, i) => step > 2.5 * usual + 1e-6 || step < 0 ? [i + 1] : []);
+  return steps.flatMap((step, i) => step > 2.5 * usual + 1e-6 || step < 0
+    || all[i].bag !== all[i + 1].bag ? [i + 1] : []);
 }
 
 const plotWidth = () => page.canvas.clientWidth - labelWidth();
@@ -158,7 +159,8 @@ function showTip(event) {
   const lines = [];
   if (i >= 0) {
     const one = all[i];
-    lines.push(el('b', '', `window ${one.name} · ${clock(one.start)}`),
+    lines.push(el('b', '', `window ${one.name} · ${one.bag ? `${one.bag} · ` : ''}`
+      + clock(one.start)),
       el('div', one.error ? 'error' : '', one.said.slice(0, 240)));
     if (row && row.title) lines.push(el('div', 'quiet', row.title), row.words(one));
   } else if (row && row.title) {

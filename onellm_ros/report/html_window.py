@@ -16,7 +16,8 @@ from typing import Any
 
 Record = Mapping[str, Any]
 
-ARTICLE = re.compile(rb'<article class="w" id="w(\d+)" data-start="(-?\d+)" data-end="(-?\d+)">')
+ARTICLE = re.compile(rb'<article class="w" id="w(\d+)" data-start="(-?\d+)" data-end="(-?\d+)"'
+                     rb'(?: data-bag="(\d+)")?>')
 END_OF_WINDOW = b'</article>\n'
 _CONTROL = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]')
 _DATED_NS = 10**17              # earlier stamps are seconds since some start, not dates
@@ -82,12 +83,19 @@ def _member(entry: Mapping[str, Any], end_ns: int) -> dict[str, Any]:
     return out
 
 
+def bag_of(record: Record) -> int:
+    """Return the number of the recording that a window is of, from 0."""
+    bag = record.get('bag')
+    return bag if isinstance(bag, int) and bag > 0 else 0
+
+
 def window_line(number: int, record: Record, origin_ns: int,
-                pictures: Mapping[str, bytes] | None) -> bytes:
+                pictures: Mapping[str, bytes] | None, bag: str = '') -> bytes:
     """Return a window as one line of HTML in UTF-8, its end included.
 
     :param number: place in the report, from 0. :param origin_ns: where relative time begins.
     :param pictures: by modality; None: they are left out to keep the report small.
+    :param bag: name of the recording, if there are several.
     :raises KeyError: if the record lacks ``start_ns`` or ``end_ns``, or a member its stamps.
     """
     record = plain(record)
@@ -96,16 +104,20 @@ def window_line(number: int, record: Record, origin_ns: int,
     start_s, end_s = (start_ns - origin_ns) * 1e-9, (end_ns - origin_ns) * 1e-9
     members = [_member(entry, end_ns) for entry in record.get('modalities') or ()]
     view |= {'start': start_s, 'end': end_s, 'when': moment(end_ns), 'modalities': members}
+    if bag:
+        view['bag'] = bag
     if pictures is None:
         view['pictures_left_out'] = True
     words = ''.join((
         f'<h2>window {safe(record.get("window", number))} '
-        f'<span>{clock(start_s)} – {clock(end_s)}, {safe(moment(end_ns))}</span></h2>',
+        f'<span>{safe(bag + ", " if bag else "")}{clock(start_s)} – {clock(end_s)}, '
+        f'{safe(moment(end_ns))}</span></h2>',
         _said(record), _answers(record), _held(members, record)))
     data = {name: [_kind(picture), base64.b64encode(picture).decode('ascii')]
             for name, picture in (pictures or {}).items()}
-    line = (f'<article class="w" id="w{number}" data-start="{start_ns}" data-end="{end_ns}">'
-            f'<div class="s">{words}</div>'
+    which = f' data-bag="{bag_of(record)}"' if bag_of(record) else ''
+    line = (f'<article class="w" id="w{number}" data-start="{start_ns}" data-end="{end_ns}"'
+            f'{which}><div class="s">{words}</div>'
             f'<script type="application/json">{script_json(view)}</script>'
             f'<script type="application/json">{script_json(data)}</script>')
     return line.encode() + END_OF_WINDOW
