@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from onellm_ros.config import MAX_TOKENS, ModelConfig
+from onellm_ros.inference.backend import Backend, Cache, TorchBackend
 from onellm_ros.inference.locate import EngineError, find_device, find_model
 from onellm_ros.inference.sampling import Draw, Sampling
 from onellm_ros.inference.streaming import Detokenizer
 from onellm_ros.modality import Modality, prompt_order
 from onellm_ros.model.checkpoint import CheckpointError, load_model, weights_hash
-from onellm_ros.model.llm import KVCache
 from onellm_ros.model.onellm import OneLLM
 from onellm_ros.model.text import Text, TextError
 from onellm_ros.preprocess import Preprocessor
@@ -46,7 +46,7 @@ class Prefix:
     expert_weights: dict[Modality, tuple[float, ...]]
     positions: int
     encode_s: float
-    cache: KVCache
+    cache: Cache
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,8 @@ class Engine:
         self.name = model.config.name
         self.modalities = model.modalities
         self.weights_hash = weights_hash
-        self.device: torch.device = model.llm.tok_embeddings.weight.device
+        self.backend: Backend = TorchBackend(model)
+        self.device = self.backend.device
         self.preprocessor = Preprocessor(model.config.tokenizer, model.config.encoder.image_size)
         self._lock = threading.Lock()
         if text.size > model.config.llm.vocab_size:
@@ -210,35 +211,24 @@ class Engine:
             if not bool(torch.isfinite(x).all()):
                 raise EngineError(f'{modality}: the input has values that are not finite')
             inputs[modality] = x
-        encoded: dict[Modality, Tensor] = {}
-        weights: dict[Modality, tuple[float, ...]] = {}
-        try:
-            with self._lock:
-                features = self.model.features_of(inputs)
-        except ValueError as error:
-            raise EngineError(str(error)) from error
-        for modality, found in features.items():
-            with self._lock:
-                encoded[modality], shares = self.model.project(modality, found)
-            weights[modality] = tuple(shares[0].float().tolist())
         with self._lock:
-            embeds = self.model.prefix_embeds(encoded, self.text.bos)
-            positions = embeds.shape[1]
+            try:
+                tokens, weights = self.backend.encode(inputs)
+            except ValueError as error:
+                raise EngineError(str(error)) from error
+            positions = self.backend.prefix_positions(tokens)
             if positions >= self.config.llm.max_positions:
-                raise EngineError(f'{len(encoded)} modalities take {positions} positions, the '
+                raise EngineError(f'{len(tokens)} modalities take {positions} positions, the '
                                   f'model has {self.config.llm.max_positions}; use fewer')
-            cache = self.model.llm.new_cache(1, positions)
-            # One forward pass for the keys and values; its logits are of no use.
-            self.model.llm(embeds, cache=cache, return_hidden=True, last_only=True)
-        return Prefix(tuple(encoded), weights, positions, time.perf_counter() - started, cache)
+            cache = self.backend.prefill(tokens, self.text.bos)
+        return Prefix(tuple(tokens), weights, positions, time.perf_counter() - started, cache)
 
     @torch.inference_mode()
-    def step(self, ids: Sequence[int], cache: KVCache) -> Tensor:
+    def step(self, ids: Sequence[int], cache: Cache) -> Tensor:
         """Run ``ids`` behind a cache and return the float32 logits [vocab] of the last one."""
         with self._lock:
-            tokens = torch.tensor([ids], device=self.device)
-            logits = self.model.llm(self.model.llm.embed(tokens), cache=cache, last_only=True)
-        return logits[0, -1, :self.text.size].float()
+            logits = self.backend.step(ids, cache)
+        return logits[:self.text.size]
 
     def _prompt(self, prefix: Prefix, question: str, history: Turns = (), more: int = 1,
                 spare: int = 0) -> tuple[list[int], int]:
@@ -330,7 +320,7 @@ class Engine:
                       probabilities[best], turns)
 
     @torch.inference_mode()
-    def _likelihoods(self, first: Tensor, ids: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
+    def _likelihoods(self, first: Tensor, ids: Sequence[Sequence[int]], cache: Cache) -> Tensor:
         """Return the mean log likelihood of each continuation, given that of all first tokens."""
         longest = max(map(len, ids))
         lengths = torch.tensor([len(i) for i in ids], device=self.device)
@@ -338,9 +328,8 @@ class Engine:
         total = first[table[:, 0]].double()
         if longest > 1:
             with self._lock:
-                batch = cache.copy(cache.length + longest - 1, len(ids))
-                logits = self.model.llm(self.model.llm.embed(table[:, :-1]), cache=batch)
-            logp = torch.log_softmax(logits[..., :self.text.size].float(), -1)
+                logits = self.backend.continuations(table[:, :-1], cache)
+            logp = torch.log_softmax(logits[..., :self.text.size], -1)
             picked = logp.gather(-1, table[:, 1:, None])[..., 0].double()
             inside = torch.arange(1, longest, device=self.device) < lengths[:, None]
             total = total + (picked * inside).sum(-1)

@@ -1,0 +1,101 @@
+"""What computes a model: the seam between the engine and PyTorch or ONNX Runtime.
+
+The engine owns prompts, sampling, checks and the lock; a backend owns the numbers. Every backend
+gives the same numbers within its tolerance and says what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from onellm_ros.modality import Modality
+from onellm_ros.model.onellm import OneLLM
+
+Shares = dict[Modality, tuple[float, ...]]
+
+
+class Cache(Protocol):
+    """Keys and values of a sequence, or of several of one length."""
+
+    length: int
+
+    def copy(self, capacity: int, batch: int | None = None) -> Cache:
+        """Return a new cache of ``capacity`` positions that starts with these."""
+
+
+class Backend(Protocol):
+    """Computes one model. Not for two threads at once; no call changes a cache but the one given.
+
+    Attributes: ``name`` (such as ``torch``), ``device`` (of what it is given and returns).
+    """
+
+    name: str
+    device: torch.device
+
+    def encode(self, inputs: Mapping[Modality, Tensor]) -> tuple[dict[Modality, Tensor], Shares]:
+        """Return each modality's tokens [1, M, llm_dim] and the mean weight of each expert.
+
+        :param inputs: checked inputs on the device, each a batch of 1, in the prompt's order.
+        :raises ValueError: for a shape that does not fit.
+        """
+
+    def prefill(self, tokens: Mapping[Modality, Tensor], bos: int) -> Cache:
+        """Return the cache of a prompt's beginning: BOS and every modality between its tags."""
+
+    def prefix_positions(self, tokens: Mapping[Modality, Tensor]) -> int:
+        """Return how many positions :meth:`prefill` takes."""
+
+    def step(self, ids: Sequence[int], cache: Cache) -> Tensor:
+        """Run ``ids`` behind a cache, which grows; return float32 logits [vocab] of the last."""
+
+    def continuations(self, table: Tensor, cache: Cache) -> Tensor:
+        """Return the float32 logits [n, L, vocab] of the rows [n, L] of ids behind one sequence.
+
+        The cache does not change.
+        """
+
+
+class TorchBackend:
+    """The model itself, on the device where its weights are."""
+
+    name = 'torch'
+
+    def __init__(self, model: OneLLM) -> None:
+        self.model = model
+        self.device: torch.device = model.llm.tok_embeddings.weight.device
+
+    def encode(self, inputs: Mapping[Modality, Tensor]) -> tuple[dict[Modality, Tensor], Shares]:
+        """See :class:`Backend`."""
+        tokens: dict[Modality, Tensor] = {}
+        shares: Shares = {}
+        for modality, features in self.model.features_of(inputs).items():
+            tokens[modality], weights = self.model.project(modality, features)
+            shares[modality] = tuple(weights[0].float().tolist())
+        return tokens, shares
+
+    def prefix_positions(self, tokens: Mapping[Modality, Tensor]) -> int:
+        """See :class:`Backend`."""
+        return 1 + sum(t.shape[1] + 2 for t in tokens.values())
+
+    def prefill(self, tokens: Mapping[Modality, Tensor], bos: int) -> Cache:
+        """See :class:`Backend`."""
+        embeds = self.model.prefix_embeds(tokens, bos)
+        cache = self.model.llm.new_cache(1, embeds.shape[1])
+        # One forward pass for the keys and values; its logits are of no use.
+        self.model.llm(embeds, cache=cache, return_hidden=True, last_only=True)
+        return cache
+
+    def step(self, ids: Sequence[int], cache: Cache) -> Tensor:
+        """See :class:`Backend`."""
+        tokens = torch.tensor([ids], device=self.device)
+        logits = self.model.llm(self.model.llm.embed(tokens), cache=cache, last_only=True)
+        return logits[0, -1].float()
+
+    def continuations(self, table: Tensor, cache: Cache) -> Tensor:
+        """See :class:`Backend`."""
+        batch = cache.copy(cache.length + table.shape[1], table.shape[0])
+        return self.model.llm(self.model.llm.embed(table), cache=batch).float()
