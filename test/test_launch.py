@@ -421,6 +421,8 @@ def test_the_policy_allows_what_the_nodes_do_and_nothing_else(
         inputs = {f'/{topic}' for topic in INPUTS}
         assert inputs <= wanted['subscribe']
         wanted['subscribe'] -= inputs
+        assert wanted['request'] == {'/perception/get_parameters'}
+        wanted['request'].clear()
     node = make(context)
     watcher = rclpy.node.Node('policy_watcher', context=context)
     try:
