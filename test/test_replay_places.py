@@ -18,6 +18,7 @@ from replay_parts import BASE, ENGINES, IMAGE, S, picture, plain, replay, write
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.typesys import Stores, get_typestore
 
+from onellm_ros.replay.bag_sources import zstd
 from onellm_ros.replay.bags import open_bag
 
 
@@ -204,10 +205,31 @@ def test_what_is_told_of_topics_and_damage_is_so(tmp_path: Path,
     assert text.count('cut.mcap is not whole') == 1
 
 
+def test_a_compressed_file_that_is_cut_is_read_as_far_as_it_goes(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (file,) = write(tmp_path / 'bag', plain(60)).glob('*.mcap')
+    data = file.read_bytes()
+    halves = zstd.compress(data[:len(data) // 2]) + zstd.compress(data[len(data) // 2:])
+    packed = tmp_path / 'drive.mcap.zstd'
+    packed.write_bytes(halves)                  # of two frames
+    assert replay(file, '--out', tmp_path / 'plain', '--no-times') == 0
+    assert replay(packed, '--out', tmp_path / 'packed', '--no-times') == 0
+    whole, found = ((tmp_path / name).read_text().splitlines()[1:] for name in (
+        'plain', 'packed'))
+    assert found == whole and 'problem' not in capsys.readouterr().err
+    packed.write_bytes(halves[:-2000])
+    assert replay(packed, '--out', tmp_path / 'cut', '--no-times') == 0
+    some = (tmp_path / 'cut').read_text().splitlines()[1:-2]
+    assert len(some) > 20 and some == whole[:len(some)]
+    assert 'drive.mcap.zstd is damaged (it ends before its end)' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(('words', 'why'), [
+    (('--topics', '/imu=smell'), 'smell'), (('--topics', '/imu=image'), 'sensor_msgs/msg/Imu'),
+    (('--audio-format', 'x'), '44100:2:S16LE'),
     (('--from', 1000), 'expected seconds from 0 to 10.0'), (('--to', 1e9), 'since 1970'),
     (('--processes', -1), '--processes')])
-def test_nothing_of_the_recording(bag: Path, tmp_path: Path, words: Any, why: str,
+def test_words_that_do_not_fit_the_recording(bag: Path, tmp_path: Path, words: Any, why: str,
                                   capsys: pytest.CaptureFixture[str]) -> None:
     assert replay(bag, '--out', tmp_path / 'out', *words) == 2
     assert why in said(capsys) and not (tmp_path / 'out').exists()

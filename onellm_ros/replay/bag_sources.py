@@ -87,21 +87,36 @@ def unpacked(raw: bytes) -> bytes:
     return zstd.decompress(raw) if bytes(raw[:4]) == ZSTD_MAGIC else raw
 
 
-def unpack_file(path: Path, folder: Path) -> Path:
-    """Decompress a ``.zstd`` file into ``folder``.
+def unpack_file(path: Path, folder: Path) -> tuple[Path, str]:
+    """Decompress a ``.zstd`` file into ``folder``, as far as it is whole.
 
-    :returns: the decompressed file.
-    :raises BagError: if the file is damaged.
+    :returns: the decompressed file, and what is wrong with it (empty: nothing).
+    :raises BagError: if nothing of it can be decompressed, or there is no room for it.
     """
     target = folder / path.stem
+    wrong = ''
     try:
-        with zstd.open(path, 'rb') as source, target.open('wb') as sink:
-            while block := source.read(1 << 20):
-                sink.write(block)
-    except (zstd.ZstdError, EOFError, OSError) as error:
-        raise BagError(f'found {path} damaged ({error}); expected a file compressed by zstd; '
-                       'copy it again') from error
-    return target
+        with path.open('rb') as source, target.open('wb') as sink:
+            unpacker = zstd.ZstdDecompressor()
+            try:
+                while block := source.read(1 << 18):
+                    while block:
+                        if unpacker.eof:            # another frame follows
+                            unpacker = zstd.ZstdDecompressor()
+                        sink.write(unpacker.decompress(block))
+                        block = unpacker.unused_data if unpacker.eof else b''
+                if not unpacker.eof:
+                    wrong = 'it ends before its end'
+            except zstd.ZstdError as error:
+                wrong = str(error)
+            size = sink.tell()
+    except OSError as error:
+        raise BagError(f'{path} cannot be unpacked into {folder}: {error.strerror}; expected a '
+                       'file compressed by zstd, and room; TMPDIR names another place') from error
+    if wrong and not size:
+        raise BagError(f'found {path} damaged ({wrong}); expected a file compressed by zstd; '
+                       'copy it again')
+    return target, wrong and f'{path.name} is damaged ({wrong}): {size} bytes were unpacked'
 
 
 class RosbagsSource:

@@ -301,14 +301,17 @@ def _definitions(channel: Channel) -> dict[str, Any]:
 
 def _open_file(path: Path, stack: ExitStack) -> Source:
     """Open one storage file, by scanning if it is not whole."""
+    wrong = ''
     if path.suffix in ('.zstd', '.zst'):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='onellm_bag_')))
-        path = unpack_file(path, folder)
+        path, wrong = unpack_file(path, folder)
     try:
         source: Source = RosbagsSource(path)
     except READ_ERRORS as error:
         channels: dict[int, Channel] = {}
         source = ScanSource(path, str(error), _SCANS[path.suffix](path, channels), channels)
+    if wrong:
+        source.problems.insert(0, wrong)
     log = path.with_name(path.name + '-wal')
     if path.suffix == '.db3' and log.exists() and log.stat().st_size:
         source.problems.append(f'{log.name} holds messages that the recorder did not write back '

@@ -158,7 +158,8 @@ def _audio_format(text: str) -> AudioFormat:
         return AudioFormat(int(parts[0]), int(parts[1]) if len(parts) > 1 else 1,
                            parts[2].upper().replace('MP3', 'mp3') if len(parts) > 2 else 'S16LE')
     except ValueError as error:
-        raise ReplayError(f'--audio-format {text}: {error}') from error
+        raise ReplayError(f'--audio-format {text}: {error}; expected RATE:CHANNELS:FORMAT, such '
+                          'as 44100:2:S16LE') from error
 
 
 def request_of(args: argparse.Namespace) -> Request:
@@ -288,7 +289,8 @@ def _tell(request: Request, facts: Facts, recordings: Sequence[Recording]) -> No
         print(f'{recording.path}: {(recording.end_ns - recording.start_ns) * 1e-9:.1f} s, '
               f'{recording.messages} messages', file=sys.stderr)
         params = request.params[number]
-        notes = [*recording.plan.lines, *(f'  problem: {p}' for p in recording.problems),
+        problems = (' '.join(p.split()) for p in recording.problems)
+        notes = [*recording.plan.lines, *(f'  problem: {p}' for p in problems),
                  *(f'  note: {n}' for n in (params.notes if params else ()))]
         if recording.offset_ns:
             notes.append(f'  note: its stamps are {recording.offset_ns * 1e-9:+.3f} s from the '

@@ -41,6 +41,7 @@ class TopicMatch:
 
     :param used: topic -> modality; two topics of one modality only for a split IMU.
     :param unused: topic -> reason.
+    :param refused: of those, what a user asked for and cannot be used so.
     :param types: topic -> message type, of all topics.
     :param camera_info: topic of the CameraInfo that goes with the depth (else the colour) picture.
     :param audio: what bare audio bytes of the recording mean, if it has such.
@@ -49,6 +50,7 @@ class TopicMatch:
 
     used: dict[str, Modality] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
     types: dict[str, str] = field(default_factory=dict)
     camera_info: str = ''
     audio: AudioFormat | None = None
@@ -167,7 +169,7 @@ def match_topics(bag: Bag, overrides: Mapping[str, Modality | str] | None = None
     :param overrides: topic -> modality (or its name, or ``none``) that a user asks for.
     :param audio: what bare audio bytes mean, if a user tells.
     :returns: the match, with a reason for every topic that is not used.
-    :raises BagError: for an override that names no topic of the bag.
+    :raises BagError: for an override that names no topic of the bag, or no modality.
     """
     infos = {info.name: info for info in bag.topics()}
     wanted = _overrides(infos, overrides or {})
@@ -180,6 +182,8 @@ def match_topics(bag: Bag, overrides: Mapping[str, Modality | str] | None = None
         kind, message, reason = _first_usable(bag, info, wanted.get(info.name))
         if kind is None:
             match.unused[info.name] = reason
+            if wanted.get(info.name) is not None:
+                match.refused.append(info.name)
         else:
             part = _imu_part(bag, info) if kind is Modality.IMU else ''
             candidates.setdefault(kind, []).append(_Candidate(info, kind, order, message, part))
@@ -202,8 +206,11 @@ def _overrides(infos: Mapping[str, TopicInfo], overrides: Mapping[str, Modality 
         text = str(value).strip().lower()
         if text == 'video':
             text = 'image'
-        wanted[name] = None if text in _NOT_USED else parse_modality(
-            {'points': 'point', 'normals': 'normal'}.get(text, text))
+        try:
+            wanted[name] = None if text in _NOT_USED else parse_modality(
+                {'points': 'point', 'normals': 'normal'}.get(text, text))
+        except ValueError as error:
+            raise BagError(f'topic {name}: {error}, or none') from error
     return wanted
 
 

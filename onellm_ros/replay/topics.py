@@ -69,7 +69,8 @@ def plan_topics(bag: Bag, config: NodeConfig, modalities: Collection[Modality], 
     :param overrides: topic -> modality or ``none``, as a user tells it; it beats a report.
     :param params: what is known of the node; the table of a report decides, if it has one.
     :param audio: what bare bytes of sound mean, if a user tells.
-    :raises BagError: if nothing of the recording can be used, or an override names no topic.
+    :raises BagError: if nothing of the recording can be used, or an override names no topic or
+        one whose messages do not fit.
     :raises ConfigError: for a source that cannot be.
     """
     inputs = config.inputs
@@ -84,6 +85,9 @@ def plan_topics(bag: Bag, config: NodeConfig, modalities: Collection[Modality], 
         sources, lines = _of_settings(bag, config, modalities)
     else:
         match = match_topics(bag, overrides, audio)
+        for topic in match.refused:
+            raise BagError(f'--topics {topic}: {match.unused[topic]}; it is a '
+                           f'{match.types[topic]}; give it another modality, or leave it out')
         if match.audio is not None:
             inputs = replace(inputs, audio_rate_hz=match.audio.rate_hz,
                              audio_channels=match.audio.channels,
