@@ -3,6 +3,8 @@
 #
 #   make demo [BAG=path] [SECONDS=60] [ARGS='...']   the robot tells what it senses
 #   make test [PYTEST_ARGS='...']                    linters and tests
+#   make bench [ARGS='sync describe']                every benchmark, or some: benchmarks/results/
+#   make bench-quick                                 the same in under five minutes
 #   make setup                                       only .venv, with the command .venv/bin/onellm
 #   make clean                                       remove .venv and all that was built
 #
@@ -42,7 +44,7 @@ WORLD_STAMP := $(STAMPS)/world-$(call hash,$(sort $(wildcard onellm_ros/simulati
 # Replace the step's older stamps by the new one.
 stamp = @mkdir -p $(STAMPS) && rm -f $(STAMPS)/$(1)-* && touch $@
 
-.PHONY: setup test demo clean lint
+.PHONY: setup test demo clean lint bench bench-quick
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -57,6 +59,12 @@ lint: setup $(TEST_STAMP)
 demo: setup
 	$(BIN)/python -m onellm_ros.ros.demo $(if $(BAG),--bag '$(BAG)') \
 	  $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+bench: setup $(TEST_STAMP)
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+bench-quick: setup $(TEST_STAMP)
+	$(BIN)/python benchmarks/run.py --quick $(ARGS)
 
 clean:
 	rm -rf $(VENV) build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
