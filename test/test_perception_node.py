@@ -32,7 +32,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from onellm_msgs.action import AskStream  # noqa: E402
-from onellm_msgs.msg import AudioChunk, Description, WindowReport  # noqa: E402
+from onellm_msgs.msg import Answer, AudioChunk, Description, WindowReport  # noqa: E402
 from onellm_msgs.srv import Ask  # noqa: E402
 from rcl_interfaces.srv import GetParameters  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
@@ -345,6 +345,10 @@ def test_laser_scans_of_a_model_that_knows_them(benches: Callable[..., Bench]) -
 
 def test_questions(benches: Callable[..., Bench]) -> None:
     bench = benches()
+    told: list[Answer] = []
+    bench.robot.create_subscription(Answer, '/perception/answer', told.append, 100)
+    bench.until(lambda: bench.node.count_subscribers('/perception/answer'))
+    bench.until(lambda: bench.robot.count_publishers('/perception/answer'))
     assert bench.ask('What?').error_code == Ask.Response.NOT_ACTIVE
     bench.activate()
     nothing = bench.ask('What?')
@@ -375,6 +379,14 @@ def test_questions(benches: Callable[..., Bench]) -> None:
     bench.engine.broken = 'out of memory'
     failed = bench.ask('What?')
     assert failed.error_code == Ask.Response.MODEL_FAILED and failed.error_msg == 'out of memory'
+    bench.until(lambda: len(told) >= 12)        # each question is told to all, once
+    assert [t.error_code for t in told[2:5]] == [Ask.Response.NONE] * 3
+    assert (told[0].error_code, told[0].streamed) == (Ask.Response.NOT_ACTIVE, False)
+    chosen, past = told[3:5]
+    assert (chosen.question, chosen.answer, list(chosen.choices), list(chosen.asked_modalities)) == (
+        'Is it?', 'yes', ['no', 'yes'], ['IMU']) and list(chosen.choice_probabilities) == [0.5, 0.5]
+    assert past.at == stamp(BASE_S + 0.5) and past.window_end == past.header.stamp != past.at
+    assert len(told) == 12 and told[-1].error_msg == 'out of memory'
 
 
 def test_newest_first_and_prompt_services_while_the_model_is_slow(

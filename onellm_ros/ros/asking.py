@@ -1,6 +1,6 @@
 """The service ``~/ask`` and the action ``~/ask_stream``: questions in, answers out.
 
-This module owns these two interfaces. Both hand checked questions to the worker and wait for the
+This module owns these two interfaces, and ``~/answer``, where each answer is told to all. Both hand checked questions to the worker and wait for the
 reply without holding a thread, so that parameters, messages and other questions go on meanwhile.
 """
 
@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 from onellm_msgs.action import AskStream
+from onellm_msgs.msg import Answer
 from onellm_msgs.srv import Ask
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -26,7 +27,7 @@ from onellm_ros.perception.questions import AskError, question_of
 from onellm_ros.perception.results import Reply
 from onellm_ros.perception.worker import Worker
 from onellm_ros.ros.message_fields import stamp_ns
-from onellm_ros.ros.outputs import fill_answer
+from onellm_ros.ros.outputs import answer_message, fill_answer
 
 # Of the usual ten requests that are held, those of a burst before would get no answer at all.
 _QOS = QoSProfile(depth=100)
@@ -45,6 +46,7 @@ class Asking:
         self._node = node
         self._worker = worker
         self._config = config
+        self._answers = node.create_publisher(Answer, '~/answer', 10)
         self._goals: dict[bytes, tuple[Worker, Future[Reply]]] = {}
         self.open = 0               # questions that have no reply yet
         # questions wait for the model: they must not exclude each other or anything else
@@ -62,12 +64,23 @@ class Asking:
 
     async def _reply(self, request: Any, on_delta: Callable[[str, int], None] | None = None,
                      goal: bytes = b'', cancelled: Callable[[], bool] = lambda: False) -> Reply:
-        """Have a request answered; a refusal is a reply, too."""
+        """Have a request answered; a refusal is a reply, too. Onlookers hear of it."""
         self.open += 1
         try:
-            return await self._replied(request, on_delta, goal, cancelled)
+            reply = await self._replied(request, on_delta, goal, cancelled)
         finally:
             self.open -= 1
+        self._tell(request, reply, streamed=bool(goal))
+        return reply
+
+    def _tell(self, request: Any, reply: Reply, streamed: bool) -> None:
+        """Tell onlookers; who asked gets the reply, whatever becomes of that."""
+        message = answer_message(request, reply, self._config().base_frame, streamed=streamed)
+        try:
+            self._answers.publish(message)
+        except rclpy_implementation.RCLError as error:
+            if self._node.context.ok():
+                self._node.get_logger().warning(f'~/answer: not sent: {error}', once=True)
 
     async def _replied(self, request: Any, on_delta: Callable[[str, int], None] | None,
                        goal: bytes, cancelled: Callable[[], bool]) -> Reply:

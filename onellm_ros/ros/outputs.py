@@ -13,7 +13,7 @@ from typing import Any
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
-from onellm_msgs.msg import Description, ModalityReport, WindowReport
+from onellm_msgs.msg import Answer, Description, ModalityReport, WindowReport
 from onellm_msgs.srv import Ask
 from std_msgs.msg import Header
 
@@ -102,7 +102,7 @@ def window_message(selection: Selection, base_frame: str, expected: Collection[M
 
 
 def fill_answer(response: Any, reply: Reply, base_frame: str) -> Any:
-    """Fill the response of the service (or the result of the action) and return it."""
+    """Fill the service's response, the action's result or an Answer, and return it."""
     response.success = reply.error == 'NONE'
     response.error_code = ERROR_CODES[reply.error]
     response.error_msg = reply.error_msg
@@ -128,6 +128,17 @@ def fill_answer(response: Any, reply: Reply, base_frame: str) -> Any:
             if answer.confidence is not None:
                 response.confidence = float(answer.confidence)
     return response
+
+
+def answer_message(request: Any, reply: Reply, base_frame: str, *, streamed: bool) -> Answer:
+    """Return what onlookers are told of a question and its reply.
+
+    :param request: of the service, or the action's goal. :param streamed: of the action.
+    """
+    return fill_answer(Answer(
+        question=request.question, asked_modalities=list(request.modalities),
+        asked_sources=list(request.sources), at=request.at, conversation=request.conversation,
+        choices=list(request.choices), streamed=streamed), reply, base_frame)
 
 
 def status_message(name: str, level: bytes, text: str, hardware: str,
