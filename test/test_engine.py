@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+import subprocess
+import sys
 import threading
 
 from golden.tiny import inputs, tiny
@@ -333,3 +335,16 @@ def test_half_precision(folder, data):
 
 def test_tokenizer_file_is_read_as_text(folder):
     assert isinstance(Text.load(Path(folder), tiny().config.text), Text)
+
+
+def test_the_compiler_is_not_imported_to_load_and_answer() -> None:
+    """It takes seconds at every start, and nothing here needs it."""
+    program = ('import sys, torch\n'
+               'from onellm_ros.inference.engine import Engine\n'
+               'from onellm_ros.modality import Modality\n'
+               "engine = Engine.load('nano', 'cpu')\n"
+               'size = engine.config.encoder.image_size\n'
+               'prefix = engine.encode({Modality.IMAGE: torch.zeros(1, 3, size, size)})\n'
+               'engine.describe(prefix, max_tokens=2)\n'
+               "sys.exit('torch._dynamo' in sys.modules)\n")
+    assert subprocess.run([sys.executable, '-c', program], timeout=120, check=False).returncode == 0

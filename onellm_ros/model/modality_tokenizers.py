@@ -175,8 +175,10 @@ class ModalityTokenizers(nn.Module):
             nn.init.trunc_normal_(table, std=0.02)
         if config.video_positions:
             table = torch.zeros(config.video_frames, width)
-            nn.init.trunc_normal_(table, std=0.02)
-            self.video_positions = nn.Parameter(table - table.mean(0))
+            if not table.is_meta:       # there reductions import torch._dynamo: seconds
+                nn.init.trunc_normal_(table, std=0.02)
+                table = table - table.mean(0)
+            self.video_positions = nn.Parameter(table)
         for modality in extra:                  # as their authors start them
             spec = _spec(modality)
             self.kinds[modality.value] = spec.tokenizer(width)
