@@ -32,7 +32,9 @@ ALLOWED: dict[str, set[str]] = {
     'training': BASE | {'datasets', 'preprocess', 'model', 'inference', 'simulation'},
 }
 # What else lies above those: it may import any of them, but never the command line.
-ABOVE = {'evaluation', 'study', 'perception', 'replay', 'ros', 'data', 'describe', 'verify', 'cli'}
+ABOVE = {
+    'evaluation', 'study', 'perception', 'replay', 'ros', 'data', 'describe', 'verify', 'bench',
+    'cli'}
 # Only ros/ may import these.
 ROS = {
     'rclpy', 'rcl_interfaces', 'lifecycle_msgs', 'sensor_msgs', 'std_msgs', 'std_srvs',
