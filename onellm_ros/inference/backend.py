@@ -12,7 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from onellm_ros.inference.decoding import LoopDecoder
 from onellm_ros.modality import Modality
+from onellm_ros.model.llm import KVCache
 from onellm_ros.model.onellm import OneLLM
 
 Shares = dict[Modality, tuple[float, ...]]
@@ -67,6 +69,8 @@ class TorchBackend:
     def __init__(self, model: OneLLM) -> None:
         self.model = model
         self.device: torch.device = model.llm.tok_embeddings.weight.device
+        with torch.inference_mode():
+            self._decoder = LoopDecoder.of(model.llm)
 
     def encode(self, inputs: Mapping[Modality, Tensor]) -> tuple[dict[Modality, Tensor], Shares]:
         """See :class:`Backend`."""
@@ -91,6 +95,10 @@ class TorchBackend:
 
     def step(self, ids: Sequence[int], cache: Cache) -> Tensor:
         """See :class:`Backend`."""
+        if len(ids) == 1 and self._decoder is not None and isinstance(cache, KVCache):
+            found = self._decoder.step(ids[0], cache)
+            if found is not None:
+                return found
         tokens = torch.tensor([ids], device=self.device)
         logits = self.model.llm(self.model.llm.embed(tokens), cache=cache, last_only=True)
         return logits[0, -1].float()

@@ -7,6 +7,8 @@ at loading. All inputs are embeddings, since a prompt mixes text and modality to
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F  # noqa: N812
@@ -35,6 +37,7 @@ class KVCache:
         self.positions = torch.empty((batch, capacity) if config.sliding_window else (0,),
                                      device=device, dtype=torch.long)
         self.length = 0
+        self.run: Any = None        # what a decoder keeps beside it
 
     @property
     def capacity(self) -> int:
@@ -161,7 +164,10 @@ class Llama(nn.Module):
                                   f'{max(getattr(config, key))}')
         self.config = config
         self.rope = Rope(config)
-        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        # Without memory yet (meta), drawing its values would import torch._dynamo: seconds.
+        empty = torch.empty(config.vocab_size, config.dim)
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim,
+                                           _weight=empty if empty.is_meta else None)
         self.layers = nn.ModuleList(LlamaBlock(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = None if config.tied_embeddings else nn.Linear(

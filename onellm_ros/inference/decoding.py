@@ -1,0 +1,162 @@
+"""The fast path for one more token behind a cache; where it does not fit, the plain path serves.
+
+A small float32 model on the CPU is decoded by compiled loops (:mod:`onellm_ros.inference.kernels`)
+straight from its own weights: nothing is copied, and training may go on with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onellm_ros.model.layers import RMSNorm, swiglu_hidden
+from onellm_ros.model.llm import KVCache, Llama
+
+# Above this the weights come from memory, whose bandwidth PyTorch's threads use better together.
+MOST_PARAMETERS = 100_000_000
+
+_LINEARS = {'wq': 'attention', 'wk': 'attention', 'wv': 'attention', 'wo': 'attention',
+            'w1': 'feed_forward', 'w3': 'feed_forward', 'w2': 'feed_forward'}
+_BLOCK = 256        # positions whose rotary turns are computed together
+_log = logging.getLogger(__name__)
+
+
+def _plain(tensor: Tensor | None) -> bool:
+    """Say whether a weight is what the loops read: float32 rows on the CPU, or absent."""
+    return tensor is None or (
+        type(tensor) in (Tensor, nn.Parameter) and tensor.dtype == torch.float32
+        and tensor.device.type == 'cpu' and tensor.is_contiguous() and not tensor.is_meta)
+
+
+def _untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Say whether a module computes what its class does: no adapter, no hook."""
+    return type(module) is kind and not module._forward_hooks and not module._forward_pre_hooks
+
+
+@dataclass
+class _Run:
+    """What a cache is decoded with; ``weights`` are kept alive by it, since addresses are used."""
+
+    weights: list[Tensor]
+    table: np.ndarray
+    top: np.ndarray
+    keys: np.ndarray
+    values: np.ndarray
+
+
+class LoopDecoder:
+    """Decodes a small language model by compiled loops, one token of one sequence a call.
+
+    Not for two threads at once.
+    """
+
+    def __init__(self, llm: Llama) -> None:
+        from onellm_ros.inference import kernels
+
+        config = llm.config
+        self.llm = llm
+        self._kernels: Any = kernels
+        heads, shared = config.heads, config.kv_heads or config.heads
+        hidden = swiglu_hidden(config.dim, config.multiple_of, config.hidden)
+        self._sizes = np.array([config.dim, heads, shared, config.head_size, hidden])
+        self._widest = max(config.dim, heads * config.head_size, hidden)
+        self._room = 0
+        self._turns = np.empty((2, 0, config.head_size // 2), np.float32)
+
+    @classmethod
+    def of(cls, llm: Llama) -> LoopDecoder | None:
+        """Return a decoder, compiled, or None where the model is not for it.
+
+        The first time on a machine takes some seconds; numba keeps what it compiled.
+        """
+        if cls._weights(llm) is None:
+            return None
+        try:
+            decoder = cls(llm)
+            decoder.step(0, llm.new_cache(1, 1))
+        except (ImportError, RuntimeError) as error:    # no numba, or nowhere to keep its results
+            _log.warning('tokens are decoded on the slower path: %s', error)
+            return None
+        return decoder
+
+    @staticmethod
+    def _weights(llm: Llama) -> tuple[list[list[Tensor | None]], list[Tensor]] | None:
+        """Return each layer's weights in the table's order, and those on top; None: do not fit."""
+        if sum(p.numel() for p in llm.parameters()) > MOST_PARAMETERS:
+            return None
+        rows: list[list[Tensor | None]] = []
+        for layer in llm.layers:
+            attention: Any = layer.attention
+            linears = [getattr(getattr(layer, part), name) for name, part in _LINEARS.items()]
+            norms = [layer.attention_norm, layer.ffn_norm, attention.q_norm, attention.k_norm]
+            if not all(_untouched(m, nn.Linear) for m in linears) or not all(
+                    m is None or _untouched(m, RMSNorm) for m in norms):
+                return None
+            rows.append([*(m.weight for m in linears), *(m.bias for m in linears),
+                         *(None if m is None else m.weight for m in norms)])
+        output = llm.tok_embeddings if llm.output is None else llm.output
+        if not _untouched(llm.tok_embeddings, nn.Embedding) or not _untouched(llm.norm, RMSNorm) \
+                or not _untouched(output, type(output)):
+            return None
+        top = [llm.tok_embeddings.weight, llm.norm.weight, output.weight]
+        return (rows, top) if all(_plain(t) for row in (*rows, top) for t in row) else None
+
+    def _run(self, cache: KVCache) -> _Run | None:
+        """Return what a cache is decoded with, looked up once a cache; None: the plain path."""
+        if isinstance(cache.run, _Run):
+            return cache.run
+        found = self._weights(self.llm)
+        if found is None or cache.keys.shape[1] != 1 or not _plain(cache.keys):
+            return None
+        rows, top = found
+        config = self.llm.config
+        table = np.array(
+            [[*(0 if t is None else t.data_ptr() for t in row), i not in config.no_rope_layers,
+              config.sliding_window if config.slides(i) else 0] for i, row in enumerate(rows)],
+            dtype=np.int64)
+        cache.run = _Run([t for row in (*rows, top) for t in row if t is not None], table,
+                         np.array([t.data_ptr() for t in top]), cache.keys[:, 0].numpy(),
+                         cache.values[:, 0].numpy())
+        self._grow(cache.capacity)
+        return cache.run
+
+    def _grow(self, capacity: int) -> None:
+        if capacity <= self._room:
+            return
+        # In blocks of one size: how many are computed together shows in the last digit.
+        more = range(self._room, max(capacity, 2 * self._room), _BLOCK)
+        blocks = [torch.cat(self.llm.rope(torch.arange(i, i + _BLOCK))) for i in more]
+        self._room += _BLOCK * len(more)
+        self._turns = np.concatenate([self._turns, *(b.numpy() for b in blocks)], 1)
+        size = max(self._widest, self._room)
+        self._work, self._bits = np.empty((6, size), np.float32), np.empty(size, np.int32)
+
+    def step(self, token: int, cache: KVCache) -> Tensor | None:
+        """Run one token behind a cache, which grows; return float32 logits [vocab].
+
+        :returns: None where this cache is not for it; nothing has happened then.
+        :raises ValueError: if the cache is full.
+        """
+        run = self._run(cache)
+        if run is None or not 0 <= token < self.llm.config.vocab_size:
+            return None
+        at = cache.length
+        if at >= cache.capacity:
+            raise ValueError(f'key/value cache: expected room for {at + 1} positions, found '
+                             f'{cache.capacity}')
+        if self.llm.rope.grows:
+            turns = self.llm.rope(torch.tensor([at]))
+            self._turns[:, at] = torch.cat(turns)[:, 0].numpy()
+        if self.llm.config.sliding_window:
+            cache.positions[:, at] = at
+        logits = torch.empty(self.llm.config.vocab_size)
+        self._kernels.token(run.table, run.top, self._sizes, self.llm.config.norm_eps, token, at,
+                            run.keys, run.values, self._turns, self._work, self._bits,
+                            logits.numpy())
+        cache.length = at + 1
+        return logits

@@ -1,0 +1,193 @@
+"""The fast path of decoding: the same numbers as the plain one, whatever the model's switches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+import logging
+import random
+import sys
+from typing import Any
+
+from golden.tiny import tiny
+import pytest
+import torch
+
+from onellm_ros.config import LlmConfig, RopeScaling
+from onellm_ros.inference import decoding
+from onellm_ros.inference.backend import TorchBackend
+from onellm_ros.inference.decoding import LoopDecoder
+from onellm_ros.model.llm import KVCache, Llama
+
+BASE = LlmConfig(dim=32, layers=2, heads=4, vocab_size=61, hidden=44, max_positions=64)
+ROPES = [RopeScaling(), RopeScaling('linear', 2.5), RopeScaling('dynamic', 2.0, 8),
+         RopeScaling('llama3', 8.0, 16), RopeScaling('yarn', 4.0, 32, attention_factor=1.2)]
+
+
+@pytest.fixture(autouse=True)
+def _no_grad() -> Any:
+    with torch.inference_mode():
+        yield
+
+
+def made(config: LlmConfig, seed: int = 0) -> Llama:
+    """Return a random model whose norms and biases are not those of its beginning."""
+    with torch.inference_mode(False), torch.no_grad():
+        torch.manual_seed(seed)
+        model = Llama(config).eval()
+        for name, value in model.named_parameters():
+            if 'norm' in name or name.endswith('bias'):
+                value.add_(0.3 * torch.randn_like(value))
+            elif 'embeddings' in name:
+                value.mul_(20)
+    return model
+
+
+def decoder_of(model: Llama) -> LoopDecoder:
+    """Return the model's decoder."""
+    decoder = LoopDecoder.of(model)
+    assert decoder is not None
+    return decoder
+
+
+def fast_and_plain(model: Llama, prefix: int = 3, steps: int = 14) -> tuple[KVCache, KVCache]:
+    """Decode random tokens both ways behind a prefix, comparing the logits of each."""
+    decoder = decoder_of(model)
+    draw = torch.Generator().manual_seed(prefix)
+    begin = torch.randn(1, prefix, model.config.dim, generator=draw)
+    caches = [model.new_cache(1, prefix + steps) for _ in range(2)]
+    for cache in caches:
+        model(begin, cache=cache)
+    for token in torch.randint(0, model.config.vocab_size, (steps,), generator=draw).tolist():
+        found = decoder.step(token, caches[0])
+        assert found is not None
+        plain = model(model.embed(torch.tensor([[token]])), cache=caches[1])[0, -1]
+        assert float(plain.std()) > 0.1
+        torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-5)
+    return caches[0], caches[1]
+
+
+@pytest.mark.parametrize('change', [
+    {}, {'kv_heads': 2}, {'kv_heads': 1, 'head_dim': 6}, {'qkv_bias': True, 'out_bias': True},
+    {'mlp_bias': True, 'tied_embeddings': True}, {'qk_norm': True, 'head_dim': 12},
+    {'sliding_window': 4}, {'sliding_window': 5, 'sliding_layers': (1,)},
+    {'no_rope_layers': (1,)}, *({'rope': rope} for rope in ROPES[1:])], ids=str)
+def test_each_switch_alone(change: dict[str, Any]) -> None:
+    fast_and_plain(made(replace(BASE, **change)))
+
+
+@pytest.mark.parametrize('seed', range(12))
+def test_switches_together(seed: int) -> None:
+    pick = random.Random(seed)
+    heads, layers = pick.choice([1, 3, 4, 6]), pick.randint(1, 4)
+    config = replace(
+        BASE, layers=layers, heads=heads, dim=heads * pick.choice([2, 10, 16]),
+        kv_heads=pick.choice([k for k in (0, 1, 2, 3) if not k or heads % k == 0]),
+        head_dim=pick.choice([0, 4, 18, 64]), hidden=pick.choice([0, 7, 45, 130]), multiple_of=4,
+        vocab_size=pick.choice([9, 62, 63, 64]), rope=pick.choice(ROPES),
+        sliding_window=pick.choice([0, 1, 3, 50]),
+        sliding_layers=tuple(range(pick.randint(0, layers))),
+        no_rope_layers=tuple(range(pick.randint(0, layers))),
+        **{key: pick.random() < 0.5 for key in (
+            'tied_embeddings', 'qkv_bias', 'out_bias', 'mlp_bias', 'qk_norm')})
+    if config.head_size < 4 and config.rope.kind == 'dynamic':
+        config = replace(config, head_dim=4)
+    fast_and_plain(made(config, seed), prefix=pick.randint(1, 9), steps=pick.randint(2, 30))
+
+
+def test_both_paths_may_take_turns_on_one_cache() -> None:
+    model = made(replace(BASE, sliding_window=6, kv_heads=2))
+    cache, plain = fast_and_plain(model)
+    for kind in ('keys', 'values'):
+        torch.testing.assert_close(getattr(cache, kind), getattr(plain, kind), atol=1e-5, rtol=0)
+    assert torch.equal(cache.positions, plain.positions) and cache.length == plain.length == 17
+    words = model.embed(torch.tensor([[1, 2, 3]]))
+    torch.testing.assert_close(model(words, cache=cache.copy(20)),
+                               model(words, cache=plain.copy(20)), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match='expected room for 18 positions, found 17'):
+        decoder_of(model).step(1, cache)
+
+
+def test_several_answers_at_once() -> None:
+    model = made(BASE)
+    decoder = decoder_of(model)
+    first, second = model.new_cache(1, 5), model.new_cache(1, 500)
+    said: list[list[torch.Tensor]] = [[], []]
+    for token in (3, 1, 4, 1):
+        for cache, out in zip((first, second), said):
+            found = decoder.step(token, cache)
+            assert found is not None
+            out.append(found)
+    for one, other in zip(*said):
+        assert torch.equal(one, other)
+
+
+def test_weights_may_change_between_answers() -> None:
+    model = made(BASE)
+    decoder = decoder_of(model)
+
+    def say(llm: Llama) -> torch.Tensor:
+        found = decoder.step(7, llm.new_cache(1, 1))
+        assert found is not None
+        return found
+
+    before = say(model)
+    with torch.inference_mode(False), torch.no_grad():
+        model.layers[0].attention.wo.weight.mul_(2)         # as an optimizer does
+    changed = say(model)
+    assert not torch.allclose(changed, before)
+    torch.testing.assert_close(changed, model(model.embed(torch.tensor([[7]])))[0, -1],
+                               atol=1e-5, rtol=1e-5)
+    other = made(BASE, seed=1)
+    model.load_state_dict(other.state_dict(), assign=True)
+    torch.testing.assert_close(say(model), other(other.embed(torch.tensor([[7]])))[0, -1],
+                               atol=1e-5, rtol=1e-5)
+
+
+def test_values_that_are_not_finite_or_very_large() -> None:
+    model = made(BASE)
+    decoder = decoder_of(model)
+    with torch.inference_mode(False), torch.no_grad():
+        for layer in model.layers:
+            layer.feed_forward.w1.weight.mul_(1e4)          # silu of thousands, either sign
+            layer.attention.wq.weight.mul_(1e3)             # one position takes all the weight
+    fast_and_plain(model, steps=4)
+    with torch.inference_mode(False), torch.no_grad():
+        model.layers[0].attention.wv.weight[0, 0] = torch.nan
+    found = decoder.step(1, model.new_cache(1, 1))
+    assert found is not None and bool(found.isnan().all())
+
+
+def test_what_the_loops_do_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert LoopDecoder.of(made(BASE).to(torch.bfloat16)) is None
+    hooked = made(BASE)
+    hooked.layers[1].feed_forward.w2.register_forward_hook(lambda *_: None)
+    assert LoopDecoder.of(hooked) is None
+    model = made(BASE)
+    decoder = decoder_of(model)
+    for cache in (model.new_cache(2, 3), model.new_cache(1, 3, torch.bfloat16)):
+        assert decoder.step(1, cache) is None and cache.length == 0
+    assert decoder.step(61, model.new_cache(1, 3)) is None      # the plain path says what is wrong
+    monkeypatch.setattr(decoding, 'MOST_PARAMETERS', 1000)
+    assert LoopDecoder.of(model) is None
+
+
+def test_without_compiled_loops_the_plain_path_serves(
+        monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny()
+    fast = TorchBackend(model)
+    monkeypatch.setitem(sys.modules, 'onellm_ros.inference.kernels', None)
+    monkeypatch.delattr('onellm_ros.inference.kernels', raising=False)
+    with caplog.at_level(logging.WARNING):
+        slow = TorchBackend(model)
+    assert 'slower path' in caplog.text
+    logits = []
+    for backend in (fast, slow):
+        cache = backend.prefill({}, 1)
+        assert isinstance(cache, KVCache)
+        copy = cache.copy(9)
+        first = backend.step([5, 6, 7], copy)
+        assert copy.run is None
+        logits.append((first, backend.step([8], copy)))
+        assert (copy.run is not None) == (backend is fast)
+        assert copy.length == 5 and cache.length == 1
+    torch.testing.assert_close(logits[0], logits[1], atol=1e-5, rtol=1e-5)
