@@ -1,81 +1,156 @@
-"""Measure a description and an answer: from a window's samples to text, stage by stage.
+"""Measure a window's way to words and a question's, stage by stage, with the share of Python.
 
-Prints the machine, the repeats and medians beside the goal (a description within 0.5 s on two CPU
-cores) and the real-time limit of a window a second.
+For one modality, five and all eight; with ``--growth`` also what more cameras' pictures, longer
+windows, more tokens and larger models cost (docs/performance.md).
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 import os
-import platform
-import statistics
-import time
 
+from _report import Report, Timing, arguments
+import numpy as np
 import torch
 
+from onellm_ros.bench.models import SIZES, random_engine
+from onellm_ros.bench.stages import (
+    FIVE,
+    WARM_UP,
+    SensedWindow,
+    Stages,
+    measure,
+    python_shares,
+    sensed_windows,
+)
+from onellm_ros.config import NANO, LlmConfig, ModelConfig
 from onellm_ros.inference.engine import Engine
 from onellm_ros.modality import Modality
-from onellm_ros.simulation.render import Camera
-from onellm_ros.simulation.world import World
 
-GOAL_S = 0.5
-STAGES = ('preprocess', 'encode', 'first token', 'rest', 'description', 'answer')
-FIVE = (Modality.IMAGE, Modality.DEPTH, Modality.POINT, Modality.AUDIO, Modality.IMU)
+SETS = {'image': (Modality.IMAGE,), 'five': FIVE, 'all eight': tuple(Modality)}
+# Of nano on two CPU cores, for five modalities.
+GOALS_MS = {'close to first token': '<= 150', 'question to first token': '<= 40',
+            'description': '<= 500'}
+PARTS = ('preprocess', 'encode', 'first token', 'rest', 'answer')
 
 
-def measure(engine: Engine, present: tuple[Modality, ...], windows: int
-            ) -> dict[str, list[float]]:
-    """Return the seconds of each stage over held-out windows of the simulated robot."""
-    seconds: dict[str, list[float]] = {stage: [] for stage in STAGES}
-    tokenizer = engine.config.tokenizer
-    for seed in range(windows + 2):
-        world = World(seed, held_out=True, camera=Camera(640, 480))
-        observation = world.sample(cloud_points=8192, video=(tokenizer.video_frames, 320, 240))
-        chosen = {m: s for m, s in observation.chosen().items() if m in present}
-        start = time.perf_counter()
-        tensors = engine.preprocessor.tensors(chosen, observation.stamp_ns, strict=False)
-        tensors = {m: x for m, x in tensors.items() if m in present}
-        prepared = time.perf_counter()
-        prefix = engine.encode(tensors)
-        encoded = time.perf_counter()
-        answer = engine.describe(prefix)
-        said = time.perf_counter()
-        engine.ask(prefix, 'What is the robot doing?')
-        answered = time.perf_counter()
-        if seed < 2:
-            continue                                        # caches and allocators warm up
-        for stage, value in zip(STAGES, (
-                prepared - start, encoded - prepared, answer.first_token_s,
-                said - encoded - answer.first_token_s, said - start, answered - said),
-                strict=True):
-            seconds[stage].append(value)
-    return seconds
+def timing(found: Stages, stage: str) -> Timing:
+    """Return the milliseconds of a stage."""
+    return Timing(tuple(found.seconds[stage])).scaled(1e3)
+
+
+class Bench:
+    """The cases of one engine."""
+
+    def __init__(self, report: Report, engine: Engine, repeats: int) -> None:
+        self.report, self.engine, self.repeats = report, engine, repeats
+        self.goals = GOALS_MS if engine.name == 'nano' and engine.device.type == 'cpu' else {}
+
+    def stages(self, title: str, present: tuple[Modality, ...]) -> None:
+        """Add the stages of windows that hold these modalities."""
+        windows = list(sensed_windows(self.engine.config.tokenizer, present,
+                                      self.repeats + WARM_UP))
+        found = measure(self.engine, windows)
+        self.report.note(f'{title}: {", ".join(m.value for m in found.used)}')
+        for stage, goal in self.goals.items() or dict.fromkeys(GOALS_MS, '').items():
+            self.report.add(f'{stage}, {title}', timing(found, stage), unit='ms',
+                            goal=goal if title == 'five' else '')
+        for stage in PARTS:
+            self.report.add(f'  of it {stage}, {title}', timing(found, stage), unit='ms')
+        if found.rates:
+            self.report.add(f'tokens behind the first, {title}', Timing(tuple(found.rates)),
+                            unit='tokens/s')
+        if title == 'five':
+            for stage, share in python_shares(self.engine, windows[0]).items():
+                self.report.add(f'Python in {stage}, {title}', 100 * share, unit='% at most')
+
+
+def with_frames(window: SensedWindow, seconds: float) -> SensedWindow:
+    """Return a window as long as this, with as much sound and IMU as that has."""
+    sound = window.chosen[Modality.AUDIO][0]
+    wanted = round(seconds * sound.rate_hz)
+    data = np.resize(sound.data, wanted)
+    stamps = np.arange(round(seconds * 200)) * 5_000_000
+    rows = window.chosen[Modality.IMU]
+    imu = [replace(rows[i % len(rows)], stamp_ns=window.end_ns - int(stamps[-1]) + int(stamp))
+           for i, stamp in enumerate(stamps)]
+    start = window.end_ns - round(seconds * 1e9)
+    return SensedWindow({**window.chosen, Modality.AUDIO: [replace(sound, data=data,
+                                                                   stamp_ns=start)],
+                         Modality.IMU: imu}, window.end_ns)
+
+
+def growth(report: Report, engine: Engine, repeats: int) -> None:
+    """Add how cost grows with pictures, window length, tokens and model size."""
+    sizes = engine.config.tokenizer
+    report.note('growth: pictures encoded in one window (frames of the video), encode')
+    for frames in (1, 2, 4, 8):
+        config = replace(engine.config, tokenizer=replace(
+            sizes, video_frames=frames, video_positions=False))
+        own = random_engine(config, engine.device, engine.model.llm.tok_embeddings.weight.dtype)
+        windows = list(sensed_windows(config.tokenizer, (Modality.VIDEO,), repeats + WARM_UP))
+        report.add(f'growth, {frames} pictures', timing(measure(own, windows, 2), 'encode'),
+                   unit='ms')
+    report.note('growth: seconds of sound and IMU in a window, to the first token')
+    base = list(sensed_windows(sizes, (Modality.AUDIO, Modality.IMU), repeats + WARM_UP))
+    for seconds in (0.5, 2.0, 8.0, 30.0):
+        windows = [with_frames(w, seconds) for w in base]
+        report.add(f'growth, {seconds:g} s', timing(measure(engine, windows, 2),
+                                                    'close to first token'), unit='ms')
+    report.note('growth: tokens of a description, five modalities')
+    windows = list(sensed_windows(sizes, FIVE, repeats + WARM_UP))
+    endless = random_engine(NANO, engine.device, engine.model.llm.tok_embeddings.weight.dtype)
+    for tokens in (1, 16, 64, 256):
+        found = measure(endless, windows, tokens)
+        report.add(f'growth, {tokens} tokens', timing(found, 'description'), unit='ms')
+    report.note('growth: parameters of the model (random weights), image, 16 tokens')
+    cores = os.cpu_count() or 1
+    for name, config in size_steps().items():
+        own = random_engine(config, engine.device, engine.model.llm.tok_embeddings.weight.dtype,
+                            1 if name in ('nano', 'small') else cores)
+        windows = list(sensed_windows(config.tokenizer, (Modality.IMAGE,), repeats + WARM_UP))
+        found = measure(own, windows, 16)
+        count = sum(p.numel() for p in own.model.parameters()) / 1e6
+        report.add(f'growth, {name} ({count:.0f} M parameters)', timing(found, 'description'),
+                   unit='ms')
+
+
+def size_steps() -> dict[str, ModelConfig]:
+    """Return models between nano and the released one that a small machine can compute."""
+    steps = {'nano': NANO}
+    for name, dim, layers in (('small', 512, 8), ('medium', 1024, 12)):
+        steps[name] = replace(
+            NANO, encoder=replace(NANO.encoder, width=dim * 3 // 4, layers=layers, heads=12),
+            upm=replace(NANO.upm, heads=12),
+            llm=LlmConfig(dim=dim, layers=layers, heads=16, multiple_of=32, vocab_size=1024,
+                          max_positions=1024, tied_embeddings=True))
+    if torch.cuda.is_available():
+        steps |= {'1b': SIZES['1b'], '7b': SIZES['7b']}
+    return steps
 
 
 def main() -> None:
-    """Print one table a set of modalities."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run every case."""
+    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
+    arguments(parser, repeats=20)
     parser.add_argument('--model', default='nano')
     parser.add_argument('--device', default='auto')
-    parser.add_argument('--windows', type=int, default=20)
+    parser.add_argument('--growth', action='store_true',
+                        help='how cost grows, too (without --quick always)')
     args = parser.parse_args()
     engine = Engine.load(args.model, args.device)
-    print(f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load '
-          f'{os.getloadavg()[0]:.1f}; Python {platform.python_version()}, torch '
-          f'{torch.__version__}, {torch.get_num_threads()} threads; model {engine.name} '
-          f'{engine.weights_hash} on {engine.device}; median of {args.windows} windows '
-          '(lowest to highest)')
-    known = tuple(Modality)
-    for title, present in (('image', (Modality.IMAGE,)), ('image, depth, point, audio, imu', FIVE),
-                           ('all eight modalities', known)):
-        print(f'\n{title}')
-        for stage, values in measure(engine, present, args.windows).items():
-            median = statistics.median(values)
-            goal = f'   goal {GOAL_S:g} s: ratio {median / GOAL_S:.2f}' \
-                if stage == 'description' else ''
-            print(f'  {stage:12} {median * 1e3:8.1f} ms  ({min(values) * 1e3:.1f} to '
-                  f'{max(values) * 1e3:.1f}){goal}')
+    report = Report('From a window to words', 'torch', 'numpy')
+    repeats = min(args.repeats, 5) if args.quick else args.repeats
+    print(f'model {engine.name} {engine.weights_hash} on {engine.device}, '
+          f'{torch.get_num_threads()} threads; medians of {repeats} windows of the simulated '
+          'robot, camera 640x480, 8192 points (lowest to highest)')
+    bench = Bench(report, engine, repeats)
+    for title, present in SETS.items():
+        bench.stages(title, present)
+    if args.growth or not args.quick:
+        growth(report, engine, max(3, repeats // 3))
+    report.finish(args.json)
 
 
 if __name__ == '__main__':
