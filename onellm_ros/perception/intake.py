@@ -1,7 +1,8 @@
 """The intake: messages of the sources are converted, stamped and cut into windows.
 
 The node's subscriptions and the messages of a recording take the same way in, so that both make
-the same windows. This module owns counting and naming what is wrong with messages, and which
+the same windows. A running node converts pictures and clouds only when a window takes them
+(``pending.py``). This module owns counting and naming what is wrong with messages, and which
 calibration goes with which picture; what their stamps mean stands in ``stamping.py``. Messages are
 read by their fields; no ROS is imported. What becomes of windows is the business of its caller;
 one thread calls it.
@@ -14,10 +15,12 @@ from dataclasses import dataclass, replace
 import time
 from typing import Any
 
+from onellm_ros.choose import ChoiceSpec, Selection
 from onellm_ros.config import ConfigError
 from onellm_ros.modality import Modality, ModalityError, Sample, spec_of
 from onellm_ros.node_config import InputConfig
 from onellm_ros.perception.answering import FAILURES
+from onellm_ros.perception.pending import LATER, Pending, choose_made, look_of, pending
 from onellm_ros.perception.sources import SourceSpec
 from onellm_ros.perception.stamping import Stamping
 from onellm_ros.ros.conversions import (
@@ -90,6 +93,7 @@ class Feed:
     :param errors: messages that could not be used; ``last_error`` says why the last one could not.
     :param arrival_s: monotonic time of the newest message, ``error_s`` of the newest unusable one.
     :param unsettled: messages not used because their clock was not known yet.
+    :param look: of the newest message that was converted; None: the next one is at once, too.
     """
 
     source: SourceSpec
@@ -102,6 +106,7 @@ class Feed:
     error_s: float = 0.0
     arrival_s: float = 0.0
     unsettled: int = 0
+    look: tuple[Any, ...] | None = None
 
 
 class Intake:
@@ -112,13 +117,17 @@ class Intake:
     :param on_jump: called when time jumped back.
     :param on_event: called with what happens to time.
     :param on_wrong: (topic, text) for a message that cannot be used, each time.
+    :param later: convert pictures and clouds when :meth:`choose` takes them; windows are for it
+        alone then. Messages unlike the one before, and those after one that could not be used,
+        are converted at once, so that what is wrong with them is told at once.
     :raises ConfigError: for settings that do not fit.
     """
 
     def __init__(self, sources: Sequence[SourceSpec], config: InputConfig, spec: WindowSpec, *,
                  on_window: Callable[[Window], None], on_jump: Callable[[], None],
                  on_event: Callable[[Event], None], on_wrong: Callable[[str, str], None],
-                 resolve: Callable[[str], str] = lambda name: name) -> None:
+                 resolve: Callable[[str], str] = lambda name: name, later: bool = False) -> None:
+        self._later = later
         self.sources: tuple[SourceSpec, ...] = ()
         self.synchronizer = Synchronizer(spec)
         self.stamping = Stamping(config, on_event)
@@ -198,12 +207,9 @@ class Intake:
         feed.received += 1
         feed.arrival_s = time.monotonic()
         try:
-            samples = feed.convert(message, receive_ns)
-        except ConversionError as error:
-            self._refuse(feed, str(error))
-            return
+            samples = self._samples(feed, message, receive_ns)
         except FAILURES as error:   # of a registered modality's converter, too
-            self._refuse(feed, f'malformed message: {type(error).__name__}: {error}')
+            self._unusable(feed, error)
             return
         if feed in self.camera_feeds:
             return
@@ -228,8 +234,34 @@ class Intake:
                 sample = replace(sample, frame_id=feed.source.frame)
             self._add(feed.source, self.stamping.stamped(feed.source, sample), now_ns)
 
+    def _samples(self, feed: Feed, message: Any, receive_ns: int) -> list[Sample]:
+        """Return the samples of a message, those that can wait not made yet."""
+        if not self._later or feed.source.modality not in LATER:
+            return feed.convert(message, receive_ns)
+        look = look_of(message)
+        if look is None or look != feed.look:
+            samples, feed.look = feed.convert(message, receive_ns), look
+            return samples
+        camera = self._cameras.get(self._camera_of.get(feed.source.name, ''))
+
+        def convert(message: Any) -> Sample:
+            made = feed.convert(message, receive_ns)[0]
+            if camera is None or made.intrinsics is not None:
+                return made
+            return replace(made, intrinsics=intrinsics_at(*camera, made.data.shape[:2]))
+        return [pending(message, feed.topic, convert, feed)]
+
+    def choose(self, window: Window, spec: ChoiceSpec) -> Selection:
+        """Take out of a window what the model sees of it, all of it converted.
+
+        What cannot be converted is counted and told as if it came now; another sample is taken in
+        its place.
+        """
+        return choose_made(window, spec, self._unusable)
+
     def _add(self, source: SourceSpec, sample: Sample, now_ns: int) -> None:
-        if sample.intrinsics is None and source.name in self._camera_of:
+        if sample.intrinsics is None and source.name in self._camera_of and not isinstance(
+                sample, Pending):
             found = self._intrinsics_for(source, sample.data.shape[:2])
             if found is not None:
                 sample = replace(sample, intrinsics=found)
@@ -258,6 +290,12 @@ class Intake:
                 'what was held is dropped, windows start anew')))
             self.restart()
             self._on_jump()
+
+    def _unusable(self, feed: Feed, error: Exception) -> None:
+        """Count a message that could not be converted; the ones that follow are at once."""
+        feed.look = None
+        self._refuse(feed, str(error) if isinstance(error, ConversionError)
+                     else f'malformed message: {type(error).__name__}: {error}')
 
     def _refuse(self, feed: Feed, text: str) -> None:
         feed.errors += 1

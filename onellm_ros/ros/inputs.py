@@ -116,7 +116,7 @@ class Inputs:
         self._on_table = on_table or (lambda table: spec)
         self.intake = Intake(sources, config.inputs, spec, on_window=on_window,
                              on_jump=self._jumped, on_event=self._tell, on_wrong=self.warn,
-                             resolve=node.resolve_topic_name)
+                             resolve=node.resolve_topic_name, later=True)
         clock = node.get_clock()
         self.clock = PausingClock(
             lambda: (clock.now().nanoseconds or None) if clock.ros_time_is_active else None)

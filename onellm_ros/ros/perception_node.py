@@ -28,7 +28,7 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool
 
-from onellm_ros.choose import ChoiceSpec, Selection, choose
+from onellm_ros.choose import ChoiceSpec, Selection
 from onellm_ros.config import ConfigError
 from onellm_ros.modality import Modality, in_order, parse_modality
 from onellm_ros.node_config import NodeConfig
@@ -222,10 +222,10 @@ class PerceptionNode(LifecycleNode):
 
     def _on_window(self, window: Window) -> None:
         """Report a window and hand it to the worker."""
-        selection = choose(window, self._choice)
         worker, inputs = self._worker, self._inputs
         if worker is None or inputs is None:
             return
+        selection = inputs.intake.choose(window, self._choice)
         for name in selection.silent:
             if self._modality_of[name].value in self._config.window.required:
                 self._warn(name, 'required, but silent: windows wait for their deadline, and come '
