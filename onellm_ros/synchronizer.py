@@ -1,14 +1,15 @@
 """Event-time windows over stamped samples: which samples of which streams belong together.
 
 This module owns closing windows, and counting what came late, twice or in excess. It is pure
-Python: it knows nothing of ROS, torch or the contents of a sample. What a model takes out of a
-window is the business of ``choose.py``.
+Python: it knows nothing of ROS or torch. Which stamps can be believed stands in ``jumps.py``; what
+a model takes out of a window is the business of ``choose.py``.
 
 A window is [end - length, end); ends are multiples of the period in absolute event time, so that a
 live run, a replay and a bag make the same windows. It closes as soon as
 
 - the watermark has reached its end: the smallest of the newest stamps of the required streams that
-  are alive (of an audio chunk: its end), less the allowed lateness; or
+  are alive (of an audio chunk: its end), less the allowed lateness; of a stream with a slow,
+  steady rate: the stamp that its next sample will have; or
 - the deadline has passed: by the wall clock every one of these streams should have reached the end
   ``deadline_ns`` ago.
 
@@ -19,9 +20,9 @@ than the lateness, the windows are the same. A window without any sample is neve
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
 from dataclasses import replace
 
+from onellm_ros.jumps import ClockWatch, judge
 from onellm_ros.modality import Sample
 from onellm_ros.windows import (
     NEVER,
@@ -35,10 +36,8 @@ from onellm_ros.windows import (
 
 __all__ = ['Event', 'StreamSpec', 'StreamStats', 'Synchronizer', 'Window', 'WindowSpec']
 
-_EVENTS_KEPT = 64
 
-
-class Synchronizer:
+class Synchronizer(ClockWatch):
     """Collects samples and gives back windows as they close.
 
     :param spec: streams and times.
@@ -48,17 +47,16 @@ class Synchronizer:
     """
 
     def __init__(self, spec: WindowSpec) -> None:
-        self.spec = spec
-        self._streams = {s.name: StreamBuffer(s, rank, spec.length_ns)
+        super().__init__(spec)
+        self._streams = {s.name: StreamBuffer(s, rank, spec)
                          for rank, s in enumerate(spec.streams)}
         self._all = list(self._streams.values())
         self._required = [s for s in self._all if s.spec.required]
         self._period = spec.period_ns
         self._lateness = spec.lateness_ns
-        self._backward = spec.backward_ns
-        self._foreign = spec.foreign_ns
-        self._events: deque[Event] = deque(maxlen=_EVENTS_KEPT)
+        self._slow = min((spec.deadline_ns - spec.lateness_ns) // 2, spec.backward_ns)
         self.restarts = 0
+        self._retaking = False  # samples that were in doubt
         self._stale: tuple[int, int, int] | None = None
         self._begin()
 
@@ -67,9 +65,7 @@ class Synchronizer:
             stream.clear()
         self._closed_end = -NEVER
         self._next_end = NEVER
-        self._began: int | None = None  # wall clock of the first sample
-        self._reference: StreamBuffer | None = None
-        self._reference_offset = 0  # its newest stamp less that stamp's arrival
+        self._begin_clock()
         self._slowest: StreamBuffer | None = None  # what windows waited for when last asked
 
     def extend(self, spec: WindowSpec) -> None:
@@ -87,9 +83,8 @@ class Synchronizer:
         for rank, stream in enumerate(spec.streams):
             own = before.get(stream.name)
             if own is None or own.spec.modality != stream.modality:
-                own = StreamBuffer(stream, rank, spec.length_ns)
-            own.spec, own.rank = stream, rank
-            own.span_ns = max(spec.length_ns, stream.lookback_ns)
+                own = StreamBuffer(stream, rank, spec)
+            own.take_spec(stream, rank)
             self._streams[stream.name] = own
         self._all = list(self._streams.values())
         self._required = [s for s in self._all if s.spec.required]
@@ -114,29 +109,31 @@ class Synchronizer:
         if sample.rate_hz > 0:
             mark += round(len(sample.data) * 1_000_000_000 / sample.rate_hz)
         own.received += 1
-        own.arrival = now_ns
         if self._stale is not None and self._is_stale(own, stamp, now_ns):
             return []
         newest = own.newest
-        if newest is not None and stamp < newest - self._backward:
-            return self._suspect(own, sample, now_ns)
-        if own.suspect is not None:
-            own.late += 1
-            own.suspect = None
+        if newest is not None:
+            step = stamp - newest
+            if step > self._slow or step < -self._backward or own.steps or own.suspects:
+                if own.suspects or not -self._backward <= step <= self._backward:
+                    windows = self._doubt(own, sample, mark - now_ns, now_ns)
+                    if windows is not None:
+                        return windows
+                if step > 0:
+                    own.learn(step)
         reference = self._reference
         if reference is own:
             self._reference_offset = mark - now_ns
-        elif reference is None or own.rank < reference.rank:
+        elif reference is None or (own.rank < reference.rank and not own.foreign):
             self._lead(own, mark - now_ns, now_ns)
         else:
             offset = mark - now_ns - self._reference_offset
-            if offset > self._foreign or offset < -self._foreign:
+            if (offset > self._foreign or offset < -self._foreign or own.foreign
+                    or own.differs_since is not None):
                 if self._is_foreign(own, offset, stamp, now_ns):
                     return []
-            elif own.foreign or own.differs_since is not None:
-                self._agrees(own, stamp)
         if newest is None or stamp > newest:
-            own.newest = stamp
+            own.newest, own.arrival = stamp, now_ns
         if mark > own.mark:
             own.mark = mark
         if not self._insert(own, stamp, sample):
@@ -159,6 +156,7 @@ class Synchronizer:
             at = bisect_left(stamps, stamp)
             if stamps[at] == stamp:
                 own.duplicates += 1
+                self._compare(own, own.samples[at], sample)
                 return False
             stamps.insert(at, stamp)
             own.samples.insert(at, sample)
@@ -188,6 +186,8 @@ class Synchronizer:
 
     def flush(self) -> list[Window]:
         """Close every window that holds a sample (the end of a bag)."""
+        for stream in self._all:
+            stream.stray()
         out = []
         while self._next_end != NEVER:
             out.append(self._emit(self._next_end))
@@ -208,23 +208,37 @@ class Synchronizer:
                for s in self._all):
             return -NEVER  # which clock is right will show
         waiting = self._waiting_for()
-        marks = self._alive(waiting, oldest_alive)
-        self._slowest = self._all[min(marks)[2]] if marks else None
-        marks = (marks or self._alive(self._all, oldest_alive) or self._alive(self._all, -NEVER))
-        deadline = min(m - arrival for m, arrival, _ in marks) + now_ns - self.spec.deadline_ns
+        awaited = [s for s in waiting if s.is_alive(oldest_alive)]
+        self._slowest = None
+        some = (awaited or [s for s in self._all if s.is_alive(oldest_alive)]
+                or [s for s in self._all if s.is_alive(-NEVER)])
+        slowest, promised, reached, offset = some[0], NEVER, NEVER, NEVER
+        for s in some:
+            mark = s.mark
+            if mark < reached:
+                reached = mark
+            if mark + s.ahead < promised:
+                slowest, promised = s, mark + s.ahead
+            if mark - s.arrival < offset:  # type: ignore[operator]
+                offset = mark - s.arrival  # type: ignore[operator]
+        if awaited:
+            self._slowest = slowest
+        deadline = offset + now_ns - self.spec.deadline_ns
         if (self._began or 0) >= oldest_alive and any(s.newest is None for s in waiting):
             return deadline
-        return max(deadline, min(marks)[0] - self._lateness)
-
-    @staticmethod
-    def _alive(streams: list[StreamBuffer], since_ns: int) -> list[tuple[int, int, int]]:
-        """Return (newest mark, arrival, rank) of the streams that spoke after ``since_ns``."""
-        return [(s.mark, s.arrival or 0, s.rank) for s in streams if s.is_alive(since_ns)]
+        reached -= self._lateness
+        if promised > reached:
+            # when slow ones will speak is known; that it is as late as that, quick ones tell
+            quick = [s.mark - self._lateness for s in self._all
+                     if s.ahead <= 0 and s.is_alive(oldest_alive)]
+            if quick:
+                reached = max(reached, min(promised, *quick))
+        return max(deadline, reached)
 
     def _is_held(self, now_ns: int) -> bool:
         """Return whether the slowest stream alone still keeps ``_limit`` before the next end."""
         s, end = self._slowest, self._next_end
-        return (s is not None and s.mark - self._lateness < end
+        return (s is not None and s.mark + s.ahead < end
                 and s.is_alive(now_ns - self.spec.silence_ns)
                 and s.mark - (s.arrival or 0) + now_ns - self.spec.deadline_ns < end)
 
@@ -255,7 +269,7 @@ class Synchronizer:
                         out[s.name] = count - told
                 s.told = counts
         silent = tuple(s.name for s in self._waiting_for()
-                       if s.mark - self._lateness < end)
+                       if s.mark + s.due < end)
         if self._closed_end > -NEVER and start - self._closed_end > self.spec.gap_ns:
             gap_s = (start - self._closed_end) / 1e9
             self._event('gap', '', start, f'no sample at all for {gap_s:.1f} s')
@@ -286,39 +300,57 @@ class Synchronizer:
 
     # -- time that misbehaves -----------------------------------------------------------------
 
-    def _event(self, kind: str, stream: str, stamp_ns: int, text: str) -> None:
-        self._events.append(Event(kind, stream, stamp_ns, text))
-
-    def take_events(self) -> list[Event]:
-        """Return what happened since the last call, oldest first."""
-        events = list(self._events)
-        self._events.clear()
-        return events
-
-    def _suspect(self, own: StreamBuffer, sample: Sample, now_ns: int) -> list[Window]:
-        """Treat a stamp far in the past: one is late, two that agree are a jump of time."""
-        before = own.suspect
-        if before is None or abs(before.stamp_ns - sample.stamp_ns) > self._foreign:
-            if before is not None:
-                own.late += 1
-            own.suspect = sample
+    def _doubt(self, own: StreamBuffer, sample: Sample, offset: int, now_ns: int
+               ) -> list[Window] | None:
+        """Look at a stamp far from those before it; None: the sample is taken as any other."""
+        if self._retaking:
+            return None
+        verdict, streams = judge(own, sample, offset, now_ns, self._all)
+        if verdict == 'held':
             return []
-        newest = max(s.newest for s in self._all if s.newest is not None)
-        suspects = [(s, s.suspect) for s in self._all if s.suspect is not None]
-        for s in self._all:
-            s.dropped += len(s.stamps)
-        back_s = (newest - sample.stamp_ns) / 1e9
-        self._event('backward', own.name, sample.stamp_ns,
-                    f'time jumped back by {back_s:.3f} s on {own.name}: what was held is dropped, '
-                    'windows start anew')
-        self.restarts += 1
-        self._begin()
+        if verdict == 'fits':
+            if own.suspects:
+                old, arrival = own.suspects[-1]
+                far = old.stamp_ns - arrival - (sample.stamp_ns - now_ns)
+                own.stray()
+                self._turn(own, far, sample.stamp_ns, now_ns)
+            return None
+        if verdict == 'alone':
+            self._leave_out(own, offset, now_ns)
+            return []
+        again = sorted(((arrival, s.rank, s, old) for s in streams for old, arrival in s.suspects),
+                       key=lambda item: item[:2])
+        stale = None
+        if verdict == 'jump' and sample.stamp_ns < (own.newest or 0):
+            newest = max(s.newest for s in self._all if s.newest is not None)
+            stale = (now_ns + self.spec.deadline_ns, newest, sample.stamp_ns)
+            back_s = (newest - sample.stamp_ns) / 1e9
+            self._event('backward', own.name, sample.stamp_ns,
+                        f'time jumped back by {back_s:.3f} s on {own.name}: what was held is '
+                        'dropped, windows start anew')
+            for s in self._all:
+                s.dropped += len(s.stamps)
+            self.restarts += 1
+            self._begin()
+            self._stale = None
+        elif verdict == 'back':
+            self._turn(own, own.offset - offset, sample.stamp_ns, now_ns)
+            self._empty(own)
+        for s in streams:
+            s.newest, s.suspects = None, []
+        self._retaking = True
         out = []
-        for s, old in [*suspects, (own, sample)]:
+        for arrival, _, s, old in again:
             s.received -= 1
-            out += self.add(s.name, old, now_ns)  # type: ignore[arg-type]
-        self._stale = (now_ns + self.spec.deadline_ns, newest, sample.stamp_ns)
+            out += self.add(s.name, old, arrival)
+        self._retaking = False
+        self._stale = stale or self._stale
         return out
+
+    def _empty(self, own: StreamBuffer) -> None:
+        """Drop what is held of one stream."""
+        super()._empty(own)
+        self._next_end = self._first_end() if self._next_end != NEVER else NEVER
 
     def _is_stale(self, own: StreamBuffer, stamp: int, now_ns: int) -> bool:
         """Recognise samples from before a jump that were still on their way."""
@@ -331,69 +363,8 @@ class Synchronizer:
         own.dropped += 1
         return True
 
-    def _lead(self, own: StreamBuffer, offset: int, now_ns: int) -> None:
-        """Make ``own`` the reference of the clock."""
-        self._reference, self._reference_offset = own, offset
-        own.foreign, own.differs_since = False, None
-        if self._began is None:
-            self._began = now_ns
-
-    def _is_foreign(self, own: StreamBuffer, offset: int, stamp: int, now_ns: int) -> bool:
-        """Decide whether a stream whose clock differs greatly is left out; count if so."""
-        leader = self._reference
-        if leader is None or leader.arrival is None or (
-                now_ns - leader.arrival > self.spec.silence_ns):
-            self._lead(own, stamp - now_ns, now_ns)
-            return False
-        if own.differs_since is None:
-            own.differs_since = now_ns
-        if not own.foreign and (now_ns - own.differs_since < self.spec.silence_ns
-                                or leader.arrival <= own.differs_since):
-            return False
-        if not own.foreign:
-            own.foreign = True
-            own.dropped += len(own.stamps)
-            since = own.differs_since
-            own.clear()
-            own.differs_since = since
-            self._next_end = self._first_end()
-            self._event('foreign', own.name, stamp,
-                        f'the clock of {own.name} is {offset / 1e9:+.3f} s from that of '
-                        f'{leader.name}: its samples are left out until they agree; have both '
-                        'drivers stamp with the same clock')
-        own.dropped += 1
-        own.foreign_ns = offset
-        return True
-
-    def _agrees(self, own: StreamBuffer, stamp: int) -> None:
-        own.differs_since = None
-        if own.foreign:
-            own.foreign = False
-            self._event('agrees', own.name, stamp, f'the clock of {own.name} agrees again')
-
-    def _offset(self, stream: StreamBuffer) -> int:
-        if stream.foreign:
-            return stream.foreign_ns
-        if stream.newest is None or stream.arrival is None or self._reference is None:
-            return 0
-        return stream.mark - stream.arrival - self._reference_offset
-
-    def _check_offsets(self, end: int) -> None:
-        """Tell of a clock that differs once it has for ``silence_ns``: a stall is shorter."""
-        for s in self._all:
-            offset = self._offset(s)
-            if s.foreign or not self._reference or abs(offset) <= self.spec.offset_ns:
-                s.offset_since = None
-                continue
-            s.offset_since = end if s.offset_since is None else s.offset_since
-            if not s.offset_told and end - s.offset_since >= self.spec.silence_ns:
-                s.offset_told = True
-                self._event('offset', s.name, s.newest or 0,
-                            f'stamps of {s.name} are {offset / 1e9:+.3f} s from those of '
-                            f'{self._reference.name} that arrive with them')
-
     def stats(self) -> dict[str, StreamStats]:
         """Return the counts of every stream."""
         return {s.name: StreamStats(
             s.received, s.late, s.dropped, s.duplicates, len(s.stamps), s.newest, s.arrival,
-            self._offset(s), s.foreign) for s in self._all}
+            self._offset(s), s.foreign, s.ahead if s.ahead > 0 else 0) for s in self._all}

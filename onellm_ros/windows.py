@@ -1,7 +1,7 @@
 """The records of event-time windows: what is asked for, what comes out, what went wrong.
 
-This module owns the plain data that ``synchronizer.py`` works with, and the buffer of a stream; it
-is pure Python.
+This module owns the plain data that ``synchronizer.py`` works with, and the buffer of a stream
+with what is known of its rate; it is pure Python.
 """
 
 from __future__ import annotations
@@ -13,6 +13,11 @@ from dataclasses import dataclass, field
 from onellm_ros.modality import Modality, Sample
 
 NEVER = 1 << 80  # later than any stamp
+_SLOW_NS = 50_000_000       # a stream with a shorter period is never slow
+_STEPS = 4                  # newest steps from which a slow rate is known
+_SLACK_NS = 100_000_000     # how much sooner or later than those the next may be, at most
+_TURNS = 3                  # changes of clock, each within this time of the one before,
+_TURNS_NS = 10_000_000_000  # that are a fault of their own
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,10 @@ class WindowSpec:
     :param streams: in order of rank: the first one that speaks is the reference for the clock.
         None yet is possible: ``Synchronizer.extend`` adds them.
     :param deadline_ns: wall-clock time that a window waits past its end for a late stream.
-    :param silence_ns: a stream that has said nothing for so long does not hold windows back.
-    :param backward_ns: a stamp that is older than its stream's newest by more than this, confirmed
-        by the stream's next sample, is a jump of time.
+    :param silence_ns: a stream that has said nothing for so long does not hold windows back; one
+        with a steady rate may be as slow as it is.
+    :param backward_ns: a stamp further than this from those of its stream is doubted: a stray, a
+        jump of time, or another clock, see ``jumps.py``.
     :param gap_ns: a span without any sample that is longer than this is reported.
     :param offset_ns: streams whose clocks differ by more than this are reported.
     :param foreign_ns: streams whose clocks differ by more than this from the reference, for
@@ -90,8 +96,10 @@ class Event:
 
     :param kind: ``backward`` (time jumped back, everything was emptied), ``gap`` (a long span
         without any sample), ``offset`` (a stream's clock differs), ``foreign`` (so much that it is
-        left out) or ``agrees`` (it no longer differs). The intake adds ``clock`` (a stream's clock
-        is another one than the node's) and ``elsewhen`` (so are those of all).
+        left out, or it alone jumped), ``agrees`` (it no longer differs), ``mixed`` (the stamps of
+        a stream go to and fro between clocks; told once) or ``clash`` (different samples with one
+        stamp; told once). The intake adds ``clock`` (a stream's clock is another one than the
+        node's) and ``elsewhen`` (so are those of all).
     """
 
     kind: str
@@ -109,8 +117,9 @@ class Window:
     :param late: samples for each stream, since the previous window, that came after their window
         had closed; ``dropped``: that the buffer could not hold or that belonged to another clock;
         ``duplicates``: whose stamp was there already. Only streams with any.
-    :param closed_by: ``watermark`` or ``deadline``.
-    :param silent: required streams that had not passed the end.
+    :param closed_by: ``deadline`` if streams were missing, else ``watermark``.
+    :param silent: required streams that had not passed the end; of one with a slow, steady rate:
+        that owe a sample by that rate.
     """
 
     start_ns: int
@@ -141,7 +150,8 @@ class StreamStats:
     """Counts of one stream since the synchronizer was made; ``held`` is what it holds now.
 
     :param offset_ns: this stream's clock less the reference's (latency included).
-    :param arrival_ns: wall clock of the newest arrival; None: it has never spoken.
+    :param period_ns: of a stream with a slow, steady rate; 0: fast, or not known.
+    :param arrival_ns: wall clock when the newest sample came; None: it has never spoken.
     """
 
     received: int
@@ -153,41 +163,105 @@ class StreamStats:
     arrival_ns: int | None
     offset_ns: int
     foreign: bool
+    period_ns: int = 0
 
 
 class StreamBuffer:
-    """The buffer and the counts of one stream."""
+    """The buffer and the counts of one stream.
 
-    __slots__ = ('spec', 'name', 'rank', 'span_ns', 'stamps', 'samples', 'newest', 'mark',
-                 'arrival', 'suspect', 'received', 'late', 'dropped', 'duplicates', 'told',
-                 'differs_since', 'foreign', 'foreign_ns', 'offset_since', 'offset_told')
+    :param times: the times of its windows.
+    """
 
-    def __init__(self, spec: StreamSpec, rank: int, length_ns: int) -> None:
-        self.spec = spec
-        self.name = spec.name
-        self.rank = rank
-        self.span_ns = max(length_ns, spec.lookback_ns)
+    __slots__ = ('spec', 'name', 'rank', 'times', 'span_ns', 'stamps', 'samples', 'newest', 'mark',
+                 'arrival', 'suspects', 'seen', 'received', 'late', 'dropped', 'duplicates',
+                 'told', 'differs_since', 'foreign', 'foreign_ns', 'tolerance_ns', 'offset_since',
+                 'offset_told', 'steps', 'ahead', 'due', 'grace', 'turns', 'turned', 'mixed_told',
+                 'compared')
+
+    def __init__(self, spec: StreamSpec, rank: int, times: WindowSpec) -> None:
+        self.times = times
+        self.take_spec(spec, rank)
         self.received = self.late = self.dropped = self.duplicates = 0
         self.told = (0, 0, 0)
         self.arrival: int | None = None
-        self.foreign = self.offset_told = False
+        self.foreign = self.offset_told = self.mixed_told = False
         self.foreign_ns = 0  # how far its clock was off when last heard, while it is left out
+        self.tolerance_ns = times.foreign_ns  # how near it must come to be taken in again
+        self.turns = self.turned = 0  # how often in a row its stamps changed clocks; when last
+        self.compared = 0  # samples with equal stamps
+        self.steps: list[int] = []
+        self._forget_rate()
         self.clear()
 
+    def take_spec(self, spec: StreamSpec, rank: int) -> None:
+        """Take over what is asked of it; what it holds stays."""
+        self.spec, self.name, self.rank = spec, spec.name, rank
+        self.span_ns = max(self.times.length_ns, spec.lookback_ns)
+
     def clear(self) -> None:
-        """Forget the samples; the counts stay."""
+        """Forget the samples; the counts and the rate stay."""
         self.stamps: list[int] = []
         self.samples: list[Sample] = []
         self.newest: int | None = None
         self.mark = -NEVER  # the newest sample's end: what comes next has no older stamp
-        self.suspect: Sample | None = None
+        self.suspects: list[tuple[Sample, int]] = []  # with stamps in doubt; and their arrivals
+        self.seen: dict[str, tuple[int, int, int]] = {}  # the others then: offset, mark, received
         self.differs_since: int | None = None
         self.offset_since: int | None = None    # end of the window in which it was seen first
+
+    @property
+    def offset(self) -> int:
+        """Return its clock less the wall clock, as last heard."""
+        return self.mark - (self.arrival or 0)
 
     def is_alive(self, since_ns: int) -> bool:
         """Return whether it spoke at or after ``since_ns`` (wall clock), and is not left out."""
         return (self.newest is not None and self.arrival is not None
-                and self.arrival >= since_ns and not self.foreign)
+                and self.arrival + self.grace >= since_ns and not self.foreign)
+
+    def speaks(self, since_ns: int) -> bool:
+        """Return the same, samples in doubt included."""
+        return self.is_alive(since_ns) or (
+            bool(self.suspects) and self.suspects[-1][1] + self.grace >= since_ns)
+
+    def learn(self, step_ns: int) -> None:
+        """Take the step from the newest stamp to the next: a slow, steady rate is relied on."""
+        times, steps = self.times, self.steps
+        if 2 * step_ns <= times.deadline_ns - times.lateness_ns or step_ns < _SLOW_NS:
+            steps.clear()  # windows can wait for its next sample
+        elif steps and step_ns > 4 * max(steps):
+            steps.clear()  # a pause
+        else:
+            steps.append(step_ns)
+            del steps[:-_STEPS]
+        if len(steps) < 2 or 2 * max(steps) > 5 * min(steps):
+            self._forget_rate()
+            return
+        slack = min(min(steps) // 10, _SLACK_NS)
+        self.ahead, self.due = min(steps) - slack, max(steps) + slack
+        self.grace = max(self.due + times.deadline_ns - times.silence_ns, 0)
+
+    def _forget_rate(self) -> None:
+        # the next stamp is expected no sooner than ``ahead`` after the mark, no later than ``due``
+        self.ahead = self.due = -self.times.lateness_ns
+        self.grace = 0  # how long it may be silent beyond ``silence_ns``
+
+    def turn(self, now_ns: int) -> bool:
+        """Count a change of its clock; return whether it goes to and fro."""
+        self.turns = self.turns + 1 if now_ns - self.turned < _TURNS_NS else 1
+        self.turned = now_ns
+        return self.turns >= _TURNS
+
+    def stray(self) -> int:
+        """Forget the samples in doubt, count them and return how many there were."""
+        count = len(self.suspects)
+        if count and self.newest is not None:
+            if self.suspects[-1][0].stamp_ns < self.newest:
+                self.late += count
+            else:
+                self.dropped += count
+        self.suspects = []
+        return count
 
     def trim(self, before_ns: int, closed_ns: int) -> None:
         """Forget samples older than ``before_ns`` and thin out those older than ``closed_ns``."""
