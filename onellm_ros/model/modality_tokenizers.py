@@ -111,6 +111,9 @@ class PointTokenizer(nn.Module):
         # cheaper at the released size since groups overlap.
         values = self.linear(x.to(self.linear.weight.dtype))
         batch, width = values.shape[0], values.shape[-1]
+        if batch == 1:              # rows of one cloud are found at once, not number by number
+            rows = values[0].index_select(0, members.flatten())
+            return rows.view(1, self.centres, self.neighbours, width).amax(2)
         flat = members.reshape(batch, -1, 1).expand(-1, -1, width)
         return values.gather(1, flat).view(batch, self.centres, self.neighbours, width).amax(2)
 
@@ -189,8 +192,8 @@ class ModalityTokenizers(nn.Module):
         """Tokenize a non-picture modality -> [B, N, D]."""
         return self.kinds[modality.value](x)
 
-    def mark_frames(self, tokens: Tensor, frames: int) -> Tensor:
-        """Add the frame positions to [B * T, N, D] tokens of a video; the newest frame is last.
+    def frame_marks(self, frames: int) -> Tensor | None:
+        """Return the positions [frames, D] of a video's frames, the newest last, if it has any.
 
         A shorter video takes the last positions, so that the newest frame always has the same.
 
@@ -198,9 +201,18 @@ class ModalityTokenizers(nn.Module):
         """
         table = self.video_positions
         if table is None:
-            return tokens
+            return None
         if frames > table.shape[0]:
             raise ValueError(f'video: expected at most {table.shape[0]} frames, found {frames}')
+        return table[table.shape[0] - frames:]
+
+    def mark_frames(self, tokens: Tensor, frames: int) -> Tensor:
+        """Add :meth:`frame_marks` to the tokens [B * T, N, D] of a video.
+
+        :raises ValueError: for more frames than positions.
+        """
+        marks = self.frame_marks(frames)
+        if marks is None:
+            return tokens
         shaped = tokens.unflatten(0, (-1, frames))
-        marks = table[table.shape[0] - frames:].to(tokens.dtype)
-        return (shaped + marks[:, None]).flatten(0, 1)
+        return (shaped + marks.to(tokens.dtype)[:, None]).flatten(0, 1)

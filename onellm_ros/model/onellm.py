@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from onellm_ros.config import ModelConfig
 from onellm_ros.modality import Modality, prompt_order, spec_of
+from onellm_ros.model import packing
 from onellm_ros.model.encoder import Encoder
 from onellm_ros.model.llm import Llama
 from onellm_ros.model.modality_tokenizers import (
@@ -136,9 +137,12 @@ class OneLLM(nn.Module):
     def features_of(self, inputs: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
         """Return :meth:`features` of several modalities, in their order, with less work.
 
-        All pictures (image, video, depth, normals) go through the encoder as one batch, and the
-        colour picture that stands beside depth and normals once if it is the image.
+        All go through the encoder at once (``packing.py``); with gradients only the pictures
+        (image, video, depth, normals) do. The colour picture that stands beside depth and normals
+        is encoded once if it is the image.
         """
+        if packing.can_pack(self):
+            return packing.features(self, inputs)
         pictures = [m for m in inputs if m in PICTURES]
         if len(pictures) < 2:
             return {m: self.features(m, x) for m, x in inputs.items()}
@@ -169,6 +173,20 @@ class OneLLM(nn.Module):
     def project(self, modality: Modality, features: Tensor) -> tuple[Tensor, Tensor]:
         """Project features [B, N, D] -> (tokens [B, M, llm_dim], expert weights [B, K])."""
         return self.upm(modality, features)
+
+    def encode_all(self, inputs: Mapping[Modality, Tensor], frames: packing.Frames | None = None,
+                   store: packing.FrameStore | None = None) -> dict[Modality, Encoded]:
+        """Return :meth:`encode` of several modalities, in their order, in one pass.
+
+        :param frames: of picture modalities what each frame is of, anything that can be a key:
+            equal ones are encoded once. For a batch of 1.
+        :param store: keeps the features of those frames for later calls.
+        :raises ValueError: for a shape that does not fit.
+        """
+        if not packing.can_pack(self):
+            return {m: Encoded(*self.project(m, f)) for m, f in self.features_of(inputs).items()}
+        found = packing.features(self, inputs, frames, store)
+        return {m: Encoded(*said) for m, said in packing.project(self.upm, found).items()}
 
     def encode(self, modality: Modality, x: Tensor) -> Encoded:
         """Run everything in front of the language model for one modality."""

@@ -1,0 +1,56 @@
+"""Linear maps without gradients on the CPU, through the faster of torch's two libraries.
+
+torch multiplies float32 matrices with MKL, which keeps to AVX2 on processors that are not Intel's;
+oneDNN, which torch carries too, uses AVX-512 there and is about twice as fast. The choice depends
+on the processor and the shape alone, so that a machine gives the same numbers every time.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+import torch.nn.functional as F  # noqa: N812
+
+_FEWEST_ROWS = 32       # below, MKL is as fast: the weights' reordering has too few rows to pay
+
+
+@lru_cache(maxsize=1)
+def _onednn_is_faster() -> bool:
+    """Say whether oneDNN can be asked, and uses wider registers than MKL on this processor."""
+    if torch.backends.cpu.get_cpu_capability() != 'AVX512' \
+            or not torch.backends.mkldnn.is_available():
+        return False
+    try:
+        torch.ops.mkldnn._linear_pointwise.default  # noqa: B018  (missing in some builds)
+        with open('/proc/cpuinfo', encoding='utf-8') as lines:
+            return not any('GenuineIntel' in line for line in lines)
+    except (AttributeError, OSError):
+        return False
+
+
+def linear(module: nn.Module, x: Tensor) -> Tensor:
+    """Apply a linear map to the rows of ``x`` [T, in] -> [T, out].
+
+    Anything but a plain float32 ``nn.Linear`` on the CPU (quantised, wrapped, with hooks, on a
+    GPU, under autocast or with gradients) is called as it is.
+    """
+    if type(module) is nn.Linear and x.device.type == 'cpu' and len(x) >= _FEWEST_ROWS \
+            and x.dtype is module.weight.dtype is torch.float32 \
+            and type(module.weight) is nn.Parameter and not module._forward_hooks \
+            and not module._forward_pre_hooks and _plain() and _onednn_is_faster():
+        return torch.ops.mkldnn._linear_pointwise(
+            x.contiguous(), module.weight, module.bias, 'none', [], '')
+    return module(x)
+
+
+def _plain() -> bool:
+    """Say whether nobody watches: no gradients, no autocast, no tracing."""
+    return not (torch.is_grad_enabled() or torch.is_autocast_enabled('cpu')
+                or torch.jit.is_tracing() or torch.compiler.is_compiling())
+
+
+def quick_gelu_(x: Tensor) -> Tensor:
+    """Apply x * sigmoid(1.702 x) in place and return it; as silu, with one sweep less."""
+    return F.silu(x.mul_(1.702), inplace=True).mul_(1 / 1.702)
