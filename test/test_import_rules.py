@@ -24,17 +24,18 @@ ALLOWED: dict[str, set[str]] = {
     'files': BASE,
     'report': BASE,
     'model': BASE | {'preprocess'},
+    'export': BASE | {'model'},
     'modalities': BASE | {'preprocess', 'files', 'simulation'},
     'weights': BASE | {'model'},
     'inference': BASE | {
-        'preprocess', 'model', 'choose', 'windows', 'synchronizer', 'weights'},
+        'preprocess', 'model', 'choose', 'windows', 'synchronizer', 'weights', 'export'},
     'datasets': BASE | {'preprocess', 'files', 'model', 'simulation'},
     'training': BASE | {'datasets', 'preprocess', 'model', 'inference', 'simulation'},
 }
 # What else lies above those: it may import any of them, but never the command line.
 ABOVE = {
     'evaluation', 'study', 'perception', 'replay', 'ros', 'data', 'describe', 'verify', 'bench',
-    'cli'}
+    'cli', 'export_command'}
 # Only ros/ may import these.
 ROS = {
     'rclpy', 'rcl_interfaces', 'lifecycle_msgs', 'sensor_msgs', 'std_msgs', 'std_srvs',

@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 
 from onellm_ros.config import MAX_TOKENS, ModelConfig
+from onellm_ros.export.layout import is_export
 from onellm_ros.inference.backend import Backend, Cache, TorchBackend
+from onellm_ros.inference.choosing import BACKENDS, choose, onnx_backend
 from onellm_ros.inference.locate import EngineError, find_device, find_model
+from onellm_ros.inference.onnx_backend import OnnxBackend
 from onellm_ros.inference.sampling import Draw, Sampling
 from onellm_ros.inference.streaming import Detokenizer
 from onellm_ros.modality import Modality, prompt_order
@@ -146,17 +149,23 @@ class Engine:
     """A model ready to answer.
 
     Attributes: ``name``, ``weights_hash``, ``config``, ``preprocessor``, ``device``, ``text``,
-    ``modalities`` (all that the model knows).
+    ``modalities`` (all that the model knows), ``backend`` and ``backend_why`` (why it is this one,
+    empty where there was no choice), ``model`` (None where only an export was loaded).
     """
 
-    def __init__(self, model: OneLLM, text: Text, *, weights_hash: str = '') -> None:
-        self.model = model.eval()
+    def __init__(self, model: OneLLM | OnnxBackend, text: Text, *, weights_hash: str = '') -> None:
+        self.model: OneLLM | None = None
+        if isinstance(model, OneLLM):
+            self.model = model.eval()
+            self.backend: Backend = TorchBackend(model)
+        else:
+            self.backend = model
+        self.backend_why = ''
         self.text = text
         self.config: ModelConfig = model.config
         self.name = model.config.name
         self.modalities = model.modalities
         self.weights_hash = weights_hash
-        self.backend: Backend = TorchBackend(model)
         self.device = self.backend.device
         self.preprocessor = Preprocessor(model.config.tokenizer, model.config.encoder.image_size)
         self._lock = threading.Lock()
@@ -167,18 +176,29 @@ class Engine:
 
     @classmethod
     def load(cls, model: str | Path = 'nano', device: str = 'auto',
-             dtype: torch.dtype | None = None, threads: int = 0) -> Engine:
+             dtype: torch.dtype | None = None, threads: int = 0,
+             backend: str = 'auto') -> Engine:
         """Load a model.
 
-        :param model: a directory, or the name of a model that ships with the package.
+        :param model: a directory (one that ``onellm export`` wrote, too), or the name of a model
+            that ships with the package.
         :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         :param dtype: default: float32 on the CPU, bfloat16 on CUDA.
         :param threads: CPU threads of torch in this process; 0: one for a small model on the CPU
             (a second thread costs it more than it gives), else torch's own choice.
+        :param backend: ``torch``, ``onnx`` (needs an export of the weights) or ``auto``: what was
+            measured to be faster here, torch where there is no export (docs/onnx.md).
         :raises EngineError: if it cannot be loaded; the text says what to do.
         """
         folder = find_model(model)
         place = find_device(device)
+        if threads < 0:
+            raise EngineError(f'threads: expected 0 or more, found {threads}')
+        if backend not in BACKENDS:
+            raise EngineError(f'backend: expected one of {", ".join(BACKENDS)}, found '
+                              f'{backend!r}')
+        if is_export(folder) or backend == 'onnx':
+            return cls._of_export(model, folder, place, threads, backend)
         kind = dtype or (torch.bfloat16 if place.type == 'cuda' else torch.float32)
         try:
             loaded = load_model(folder, dtype=kind, device=place)
@@ -186,12 +206,31 @@ class Engine:
             short = weights_hash(folder)
         except (CheckpointError, TextError) as error:
             raise EngineError(f'model {str(model)!r}: {error}') from error
-        if threads < 0:
-            raise EngineError(f'threads: expected 0 or more, found {threads}')
         small = sum(p.numel() for p in loaded.parameters()) < _SMALL_PARAMETERS
         if threads or (place.type == 'cpu' and small):
             torch.set_num_threads(threads or 1)
-        return cls(loaded, text, weights_hash=short)
+        engine = cls(loaded, text, weights_hash=short)
+        if backend == 'auto' and isinstance(engine.backend, TorchBackend):
+            chosen = choose(engine.backend, folder, short, threads)
+            engine.backend, engine.backend_why = chosen.backend, chosen.why
+        return engine
+
+    @classmethod
+    def _of_export(cls, model: str | Path, folder: Path, place: torch.device, threads: int,
+                   backend: str) -> Engine:
+        """Load an exported model, or the export of a model's weights; torch's are not loaded."""
+        if backend == 'torch':
+            raise EngineError(f'model {str(model)!r} holds ONNX graphs alone, and backend torch '
+                              'was asked for; give the folder of the model itself')
+        try:
+            graphs = OnnxBackend(folder, place, threads) if is_export(folder) else onnx_backend(
+                folder, weights_hash(folder), place, threads)
+            text = Text.load(graphs.graphs.folder, graphs.config.text)
+        except (CheckpointError, TextError) as error:
+            raise EngineError(f'model {str(model)!r}: {error}') from error
+        if graphs.graphs.threads:
+            torch.set_num_threads(graphs.graphs.threads)    # sampling and grouping of points
+        return cls(graphs, text, weights_hash=graphs.graphs.manifest.weights_hash)
 
     @torch.inference_mode()
     def encode(self, tensors: Mapping[Modality, Tensor]) -> Prefix:

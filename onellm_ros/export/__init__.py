@@ -1,0 +1,1 @@
+"""Models as ONNX graphs: what `onellm export` writes."""
