@@ -16,6 +16,7 @@ from onellm_ros.config import LlmConfig, RopeScaling
 from onellm_ros.inference import decoding
 from onellm_ros.inference.backend import TorchBackend
 from onellm_ros.inference.decoding import LoopDecoder
+from onellm_ros.inference.graphs import SLOTS, GraphDecoder, block
 from onellm_ros.model.llm import KVCache, Llama
 
 BASE = LlmConfig(dim=32, layers=2, heads=4, vocab_size=61, hidden=44, max_positions=64)
@@ -49,9 +50,21 @@ def decoder_of(model: Llama) -> LoopDecoder:
     return decoder
 
 
-def fast_and_plain(model: Llama, prefix: int = 3, steps: int = 14) -> tuple[KVCache, KVCache]:
+def graphs_of(model: Llama) -> GraphDecoder:
+    """Return the decoder of GPUs, its operations run one by one."""
+    return GraphDecoder(model, compiled=False, captured=False)
+
+
+def both_ways(model: Llama, prefix: int = 3, steps: int = 14) -> None:
+    """Compare the loops and what is captured on a GPU with the plain path."""
+    fast_and_plain(model, decoder_of(model), prefix, steps)
+    if not model.rope.grows:
+        fast_and_plain(model, graphs_of(model), prefix, steps)
+
+
+def fast_and_plain(model: Llama, decoder: LoopDecoder | GraphDecoder, prefix: int = 3,
+                   steps: int = 14) -> tuple[KVCache, KVCache]:
     """Decode random tokens both ways behind a prefix, comparing the logits of each."""
-    decoder = decoder_of(model)
     draw = torch.Generator().manual_seed(prefix)
     begin = torch.randn(1, prefix, model.config.dim, generator=draw)
     caches = [model.new_cache(1, prefix + steps) for _ in range(2)]
@@ -72,7 +85,7 @@ def fast_and_plain(model: Llama, prefix: int = 3, steps: int = 14) -> tuple[KVCa
     {'sliding_window': 4}, {'sliding_window': 5, 'sliding_layers': (1,)},
     {'no_rope_layers': (1,)}, *({'rope': rope} for rope in ROPES[1:])], ids=str)
 def test_each_switch_alone(change: dict[str, Any]) -> None:
-    fast_and_plain(made(replace(BASE, **change)))
+    both_ways(made(replace(BASE, **change)))
 
 
 @pytest.mark.parametrize('seed', range(12))
@@ -91,12 +104,14 @@ def test_switches_together(seed: int) -> None:
             'tied_embeddings', 'qkv_bias', 'out_bias', 'mlp_bias', 'qk_norm')})
     if config.head_size < 4 and config.rope.kind == 'dynamic':
         config = replace(config, head_dim=4)
-    fast_and_plain(made(config, seed), prefix=pick.randint(1, 9), steps=pick.randint(2, 30))
+    both_ways(made(config, seed), prefix=pick.randint(1, 9), steps=pick.randint(2, 30))
 
 
-def test_both_paths_may_take_turns_on_one_cache() -> None:
+@pytest.mark.parametrize('make', [decoder_of, graphs_of])
+def test_both_paths_may_take_turns_on_one_cache(make: Any) -> None:
     model = made(replace(BASE, sliding_window=6, kv_heads=2))
-    cache, plain = fast_and_plain(model)
+    decoder = make(model)
+    cache, plain = fast_and_plain(model, decoder)
     for kind in ('keys', 'values'):
         torch.testing.assert_close(getattr(cache, kind), getattr(plain, kind), atol=1e-5, rtol=0)
     assert torch.equal(cache.positions, plain.positions) and cache.length == plain.length == 17
@@ -104,12 +119,13 @@ def test_both_paths_may_take_turns_on_one_cache() -> None:
     torch.testing.assert_close(model(words, cache=cache.copy(20)),
                                model(words, cache=plain.copy(20)), atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match='expected room for 18 positions, found 17'):
-        decoder_of(model).step(1, cache)
+        decoder.step(1, cache)
 
 
-def test_several_answers_at_once() -> None:
-    model = made(BASE)
-    decoder = decoder_of(model)
+@pytest.mark.parametrize('make', [decoder_of, graphs_of])
+def test_several_answers_at_once(make: Any) -> None:
+    model = made(replace(BASE, max_positions=600))
+    decoder = make(model)
     first, second = model.new_cache(1, 5), model.new_cache(1, 500)
     said: list[list[torch.Tensor]] = [[], []]
     for token in (3, 1, 4, 1):
@@ -150,7 +166,7 @@ def test_values_that_are_not_finite_or_very_large() -> None:
         for layer in model.layers:
             layer.feed_forward.w1.weight.mul_(1e4)          # silu of thousands, either sign
             layer.attention.wq.weight.mul_(1e3)             # one position takes all the weight
-    fast_and_plain(model, steps=4)
+    both_ways(model, steps=4)
     with torch.inference_mode(False), torch.no_grad():
         model.layers[0].attention.wv.weight[0, 0] = torch.nan
     found = decoder.step(1, model.new_cache(1, 1))
@@ -159,6 +175,7 @@ def test_values_that_are_not_finite_or_very_large() -> None:
 
 def test_what_the_loops_do_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     assert LoopDecoder.of(made(BASE).to(torch.bfloat16)) is None
+    assert GraphDecoder.of(made(BASE)) is None          # no GPU
     hooked = made(BASE)
     hooked.layers[1].feed_forward.w2.register_forward_hook(lambda *_: None)
     assert LoopDecoder.of(hooked) is None
@@ -191,3 +208,47 @@ def test_without_compiled_loops_the_plain_path_serves(
         assert (copy.run is not None) == (backend is fast)
         assert copy.length == 5 and cache.length == 1
     torch.testing.assert_close(logits[0], logits[1], atol=1e-5, rtol=1e-5)
+
+
+# -- what a GPU captures, run one by one ------------------------------------------------------
+
+def test_answers_decode_in_slots_that_are_given_back() -> None:
+    model = made(BASE)
+    decoder = graphs_of(model)
+    caches = [model.new_cache(1, 4) for _ in range(SLOTS + 1)]
+    said = [decoder.step(7, cache) for cache in caches]
+    assert said[-1] is None and caches[-1].length == 0      # one too many: the plain path
+    assert said[0] is not None and said[1] is not None and torch.equal(said[0], said[1])
+    caches[0].keys.fill_(torch.nan)                         # nothing of it is left
+    del caches[0]
+    found = decoder.step(7, caches[-1])
+    assert found is not None and torch.equal(found, said[0])
+    assert decoder.step(7, model.new_cache(1, 65)) is None  # longer than any graph
+
+
+def test_a_decoder_is_compared_with_the_plain_path_before_it_is_used() -> None:
+    model = made(replace(BASE, sliding_window=9, max_positions=1100))
+    decoder = graphs_of(model)
+    decoder.check()
+    decoder._turns = (decoder._turns[0], -decoder._turns[1])
+    with pytest.raises(RuntimeError, match='logits differ from those of the plain path'):
+        decoder.check()
+
+
+def test_weights_that_moved_end_the_use_of_graphs() -> None:
+    model = made(BASE)
+    decoder = graphs_of(model)
+    assert decoder.step(7, model.new_cache(1, 1)) is not None
+    model.load_state_dict(made(BASE, seed=1).state_dict(), assign=True)
+    assert decoder.step(7, model.new_cache(1, 1)) is None
+
+
+def test_one_compilation_serves_all_layers() -> None:
+    from torch._dynamo.testing import CompileCounter        # seconds to import
+
+    model = made(replace(BASE, layers=12, qk_norm=True, qkv_bias=True))
+    decoder = graphs_of(model)
+    counter = CompileCounter()
+    decoder._block = torch.compile(block, fullgraph=True, dynamic=False, backend=counter)
+    fast_and_plain(model, decoder, steps=3)
+    assert counter.frame_count == 1

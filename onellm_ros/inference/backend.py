@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from onellm_ros.inference.decoding import LoopDecoder
+from onellm_ros.inference.decoding import decoder_of
 from onellm_ros.modality import Modality
 from onellm_ros.model.llm import KVCache
 from onellm_ros.model.onellm import OneLLM
@@ -70,7 +70,7 @@ class TorchBackend:
         self.model = model
         self.device: torch.device = model.llm.tok_embeddings.weight.device
         with torch.inference_mode():
-            self._decoder = LoopDecoder.of(model.llm)
+            self._decoder = decoder_of(model.llm)
 
     def encode(self, inputs: Mapping[Modality, Tensor]) -> tuple[dict[Modality, Tensor], Shares]:
         """See :class:`Backend`."""

@@ -1,7 +1,8 @@
 """The fast path for one more token behind a cache; where it does not fit, the plain path serves.
 
 A small float32 model on the CPU is decoded by compiled loops (:mod:`onellm_ros.inference.kernels`)
-straight from its own weights: nothing is copied, and training may go on with them.
+straight from its own weights: nothing is copied, and training may go on with them. A model on a
+GPU is decoded by captured graphs (:mod:`onellm_ros.inference.graphs`).
 """
 
 from __future__ import annotations
@@ -12,37 +13,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from onellm_ros.model.layers import RMSNorm, swiglu_hidden
+from onellm_ros.inference.graphs import GraphDecoder
+from onellm_ros.inference.weights import LlmWeights, weights_of
+from onellm_ros.model.layers import swiglu_hidden
 from onellm_ros.model.llm import KVCache, Llama
 
 # Above this the weights come from memory, whose bandwidth PyTorch's threads use better together.
 MOST_PARAMETERS = 100_000_000
 
-_LINEARS = {'wq': 'attention', 'wk': 'attention', 'wv': 'attention', 'wo': 'attention',
-            'w1': 'feed_forward', 'w3': 'feed_forward', 'w2': 'feed_forward'}
 _BLOCK = 256        # positions whose rotary turns are computed together
 _log = logging.getLogger(__name__)
-
-
-def _plain(tensor: Tensor | None) -> bool:
-    """Say whether a weight is what the loops read: float32 rows on the CPU, or absent."""
-    return tensor is None or (
-        type(tensor) in (Tensor, nn.Parameter) and tensor.dtype == torch.float32
-        and tensor.device.type == 'cpu' and tensor.is_contiguous() and not tensor.is_meta)
-
-
-def _untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Say whether a module computes what its class does: no adapter, no hook."""
-    return type(module) is kind and not module._forward_hooks and not module._forward_pre_hooks
 
 
 @dataclass
 class _Run:
     """What a cache is decoded with; ``weights`` are kept alive by it, since addresses are used."""
 
-    weights: list[Tensor]
+    weights: LlmWeights
     table: np.ndarray
     top: np.ndarray
     keys: np.ndarray
@@ -85,42 +74,29 @@ class LoopDecoder:
         return decoder
 
     @staticmethod
-    def _weights(llm: Llama) -> tuple[list[list[Tensor | None]], list[Tensor]] | None:
-        """Return each layer's weights in the table's order, and those on top; None: do not fit."""
+    def _weights(llm: Llama) -> LlmWeights | None:
+        """Return a model's weights if they are what the loops read."""
         if sum(p.numel() for p in llm.parameters()) > MOST_PARAMETERS:
             return None
-        rows: list[list[Tensor | None]] = []
-        for layer in llm.layers:
-            attention: Any = layer.attention
-            linears = [getattr(getattr(layer, part), name) for name, part in _LINEARS.items()]
-            norms = [layer.attention_norm, layer.ffn_norm, attention.q_norm, attention.k_norm]
-            if not all(_untouched(m, nn.Linear) for m in linears) or not all(
-                    m is None or _untouched(m, RMSNorm) for m in norms):
-                return None
-            rows.append([*(m.weight for m in linears), *(m.bias for m in linears),
-                         *(None if m is None else m.weight for m in norms)])
-        output = llm.tok_embeddings if llm.output is None else llm.output
-        if not _untouched(llm.tok_embeddings, nn.Embedding) or not _untouched(llm.norm, RMSNorm) \
-                or not _untouched(output, type(output)):
-            return None
-        top = [llm.tok_embeddings.weight, llm.norm.weight, output.weight]
-        return (rows, top) if all(_plain(t) for row in (*rows, top) for t in row) else None
+        found = weights_of(llm)
+        fits = found is not None and found.embeddings.dtype == torch.float32 \
+            and found.embeddings.device.type == 'cpu'
+        return found if fits else None
 
     def _run(self, cache: KVCache) -> _Run | None:
         """Return what a cache is decoded with, looked up once a cache; None: the plain path."""
         if isinstance(cache.run, _Run):
             return cache.run
         found = self._weights(self.llm)
-        if found is None or cache.keys.shape[1] != 1 or not _plain(cache.keys):
+        if found is None or cache.keys.shape[1] != 1 or cache.keys.dtype != torch.float32:
             return None
-        rows, top = found
         config = self.llm.config
         table = np.array(
             [[*(0 if t is None else t.data_ptr() for t in row), i not in config.no_rope_layers,
-              config.sliding_window if config.slides(i) else 0] for i, row in enumerate(rows)],
-            dtype=np.int64)
-        cache.run = _Run([t for row in (*rows, top) for t in row if t is not None], table,
-                         np.array([t.data_ptr() for t in top]), cache.keys[:, 0].numpy(),
+              config.sliding_window if config.slides(i) else 0]
+             for i, row in enumerate(found.layers)], dtype=np.int64)
+        top = [t.data_ptr() for t in (found.embeddings, found.norm, found.output)]
+        cache.run = _Run(found, table, np.array(top), cache.keys[:, 0].numpy(),
                          cache.values[:, 0].numpy())
         self._grow(cache.capacity)
         return cache.run
@@ -160,3 +136,8 @@ class LoopDecoder:
                             logits.numpy())
         cache.length = at + 1
         return logits
+
+
+def decoder_of(llm: Llama) -> LoopDecoder | GraphDecoder | None:
+    """Return what decodes a model faster than its modules do here; None: nothing does."""
+    return GraphDecoder.of(llm) or LoopDecoder.of(llm)
