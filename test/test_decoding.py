@@ -244,7 +244,7 @@ def test_weights_that_moved_end_the_use_of_graphs() -> None:
 
 
 def test_one_compilation_serves_all_layers() -> None:
-    from torch._dynamo.testing import CompileCounter        # seconds to import
+    from torch._dynamo.testing import CompileCounter  # seconds to import
 
     model = made(replace(BASE, layers=12, qk_norm=True, qkv_bias=True))
     decoder = graphs_of(model)
