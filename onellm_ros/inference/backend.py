@@ -16,6 +16,7 @@ from onellm_ros.inference.decoding import decoder_of
 from onellm_ros.modality import Modality
 from onellm_ros.model.llm import KVCache
 from onellm_ros.model.onellm import OneLLM
+from onellm_ros.model.packing import Frames, FrameStore
 
 Shares = dict[Modality, tuple[float, ...]]
 
@@ -65,6 +66,7 @@ class TorchBackend:
     """The model itself, on the device where its weights are."""
 
     name = 'torch'
+    takes_frames = True         # encode() is told what each frame is of
 
     def __init__(self, model: OneLLM) -> None:
         self.model = model
@@ -72,14 +74,19 @@ class TorchBackend:
         with torch.inference_mode():
             self._decoder = decoder_of(model.llm)
 
-    def encode(self, inputs: Mapping[Modality, Tensor]) -> tuple[dict[Modality, Tensor], Shares]:
-        """See :class:`Backend`."""
-        tokens: dict[Modality, Tensor] = {}
-        shares: Shares = {}
-        for modality, features in self.model.features_of(inputs).items():
-            tokens[modality], weights = self.model.project(modality, features)
-            shares[modality] = tuple(weights[0].float().tolist())
-        return tokens, shares
+    def encode(self, inputs: Mapping[Modality, Tensor], frames: Frames | None = None,
+               store: FrameStore | None = None) -> tuple[dict[Modality, Tensor], Shares]:
+        """See :class:`Backend`.
+
+        :param frames: see ``OneLLM.encode_all``. :param store: that, too.
+        """
+        found = self.model.encode_all(inputs, frames, store)
+        tokens = {m: encoded.tokens for m, encoded in found.items()}
+        if not found:
+            return tokens, {}
+        # One transfer from a GPU, not one a modality.
+        rows = torch.cat([encoded.expert_weights for encoded in found.values()]).float().tolist()
+        return tokens, {m: tuple(row) for m, row in zip(found, rows, strict=True)}
 
     def prefix_positions(self, tokens: Mapping[Modality, Tensor]) -> int:
         """See :class:`Backend`."""

@@ -20,6 +20,7 @@ from onellm_ros.config import MAX_TOKENS, ModelConfig
 from onellm_ros.export.layout import is_export
 from onellm_ros.inference.backend import Backend, Cache, TorchBackend
 from onellm_ros.inference.choosing import BACKENDS, choose, onnx_backend
+from onellm_ros.inference.encoding import WindowEncoder
 from onellm_ros.inference.locate import EngineError, find_device, find_model
 from onellm_ros.inference.onnx_backend import OnnxBackend
 from onellm_ros.inference.sampling import Draw, Sampling
@@ -168,6 +169,7 @@ class Engine:
         self.weights_hash = weights_hash
         self.device = self.backend.device
         self.preprocessor = Preprocessor(model.config.tokenizer, model.config.encoder.image_size)
+        self._windows = WindowEncoder()
         self._lock = threading.Lock()
         if text.size > model.config.llm.vocab_size:
             raise EngineError(f'tokenizer: found {text.size} tokens, expected at most the '
@@ -232,9 +234,16 @@ class Engine:
             torch.set_num_threads(graphs.graphs.threads)    # sampling and grouping of points
         return cls(graphs, text, weights_hash=graphs.graphs.manifest.weights_hash)
 
+    def forget(self) -> None:
+        """Forget what was made of earlier samples: pictures, features, modality tokens."""
+        self.preprocessor.forget()
+        self._windows.forget()
+
     @torch.inference_mode()
     def encode(self, tensors: Mapping[Modality, Tensor]) -> Prefix:
         """Encode a window's modalities (none: text only) into a prompt's beginning.
+
+        What earlier windows of the same samples gave is not computed again (``encoding.py``).
 
         :param tensors: inputs as :class:`Preprocessor` makes them, each with a batch of 1.
         :raises EngineError: for a shape that does not fit, values that are not finite, or too many
@@ -243,7 +252,7 @@ class Engine:
         started = time.perf_counter()
         inputs: dict[Modality, Tensor] = {}
         for modality in prompt_order(tensors):
-            x = tensors[modality].to(self.device)
+            x = tensors[modality]
             if x.shape[0] != 1:
                 raise EngineError(f'{modality}: expected a batch of 1, found shape '
                                   f'{list(x.shape)}')
@@ -252,7 +261,8 @@ class Engine:
             inputs[modality] = x
         with self._lock:
             try:
-                tokens, weights = self.backend.encode(inputs)
+                tokens, weights = self._windows.encode(self.backend, inputs,
+                                                       getattr(tensors, 'origins', {}))
             except ValueError as error:
                 raise EngineError(str(error)) from error
             positions = self.backend.prefix_positions(tokens)

@@ -79,8 +79,9 @@ class Answerer:
         self._prefixes: OrderedDict[Any, _Encoded] = OrderedDict()
 
     def forget(self) -> None:
-        """Forget the encoded windows."""
+        """Forget the encoded windows, and what the engine keeps of their samples."""
         self._prefixes.clear()
+        getattr(self.engine, 'forget', lambda: None)()
 
     def _encoded(self, selection: Selection, modalities: frozenset[Modality] | None = None,
                  sources: tuple[str, ...] = ()) -> tuple[_Encoded, bool]:
@@ -102,8 +103,15 @@ class Answerer:
         if modalities is not None:
             seen = seen.restricted(
                 modalities | ({Modality.DEPTH} if Modality.NORMAL in modalities else set()))
-        tensors = self.engine.preprocessor.tensors(seen.samples, seen.end_ns, strict=False)
-        prefix = self.engine.encode({m: t for m, t in tensors.items() if m in allowed})
+        chosen = seen.samples
+        if Modality.NORMAL not in allowed and Modality.DEPTH in chosen \
+                and Modality.NORMAL not in chosen:
+            chosen = {**chosen, Modality.NORMAL: ()}    # nobody looks at normals of the depth
+        tensors = self.engine.preprocessor.tensors(chosen, seen.end_ns, strict=False)
+        # With them goes what they were made of: the engine knows what it has encoded already.
+        known = tensors.only(allowed) if hasattr(tensors, 'only') \
+            else {m: t for m, t in tensors.items() if m in allowed}
+        prefix = self.engine.encode(known)
         left_out = {m: why for m, why in tensors.left_out.items() if m in allowed}
         out = self._prefixes[key] = _Encoded(selection, seen, prefix, left_out)
         while len(self._prefixes) > PREFIXES_KEPT:

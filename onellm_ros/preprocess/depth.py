@@ -122,16 +122,21 @@ def depth_tensor(depth_m: Any, size: int, fit: str = 'crop', encoding: str = 're
 
 def _normal_map(normals: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Return unit normals [B, 3, H, W] (0 without a measurement) and their mask [B, 1, H, W]."""
-    data = as_tensor(normals, 'normal')
+    if isinstance(normals, np.ndarray) and normals.ndim == 3 \
+            and normals.transpose(2, 0, 1).flags.c_contiguous:     # planes: they stay as they are
+        data = as_tensor(normals.transpose(2, 0, 1), 'normal').permute(1, 2, 0)
+    else:
+        data = as_tensor(normals, 'normal')
     if data.ndim not in (3, 4) or data.shape[-1] != 3 or not data.is_floating_point() \
             or 0 in data.shape:
         raise PreprocessError(
             f'normal: found {data.dtype} of shape {shape_text(data.shape)}, expected floating '
             'point unit vectors [H, W, 3]')
     batch = (data if data.ndim == 4 else data[None]).float().permute(0, 3, 1, 2)
-    length = batch.norm(dim=1, keepdim=True)
+    length = batch.square().sum(1, keepdim=True).sqrt_()
     mask = torch.isfinite(length) & (length > 1e-6)
-    return torch.where(mask, batch / length.clamp(min=1e-6), 0.0), mask
+    scale = torch.where(mask, 1.0 / length.clamp(min=1e-6), 0.0)
+    return torch.nan_to_num(batch, nan=0.0, posinf=0.0, neginf=0.0).mul_(scale), mask
 
 
 def normal_picture(normals: Any) -> torch.Tensor:
@@ -159,35 +164,42 @@ def normal_tensor(normals: Any, size: int, fit: str = 'crop', rgb: Any = None) -
     if not bool(mask.flatten(1).any(1).all()):
         raise NoMeasurementError(f'normal: none of {mask[0].numel()} pixels holds a normal')
     mean, valid = _fit_masked(unit, mask, size, fit)
-    mean = mean / mean.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    mean = mean / mean.square().sum(1, keepdim=True).sqrt_().clamp(min=1e-6)
     picture = torch.where(valid, (mean + 1.0) / 2.0, 0.5)
     out = _with_rgb(normalise(picture), rgb, size, fit)
     return out if np.ndim(normals) == 4 else out[0]
 
 
-def _tangent(points: np.ndarray, depth: np.ndarray, axis: int, step: int, jump: float
-             ) -> np.ndarray:
-    """Return the surface tangent along a picture axis, NaN where no neighbour is connected."""
-    count = depth.shape[axis]
-    tangent = np.full_like(points, np.nan)
+def _tangent(points: np.ndarray, axis: int, step: int, jump: float) -> np.ndarray:
+    """Return the surface tangents [3, H, W] along a picture axis, 0 without a linked neighbour.
+
+    :param points: [3, H, W]; the depth (the last of the three) is 0 without a measurement.
+    """
+    tangent = np.zeros_like(points)
+    count = points.shape[1 + axis]
     if count <= step:
         return tangent
 
     def cut(array: np.ndarray, start: int, stop: int) -> np.ndarray:
-        index = [slice(None)] * array.ndim
-        index[axis] = slice(start, stop)
-        return array[tuple(index)]
+        return array[..., start:stop, :] if axis == 0 else array[..., start:stop]
 
-    before, after = cut(depth, 0, count - step), cut(depth, step, count)
-    linked = np.abs(after - before) <= jump * step * np.minimum(before, after)  # NaN: False
-    difference = cut(points, step, count) - cut(points, 0, count - step)
-    difference[~linked] = 0.0
-    total, links = np.zeros_like(points), np.zeros(depth.shape, np.int8)
-    for start, stop in ((0, count - step), (step, count)):       # forward, then backward
-        cut(total, start, stop)[...] += difference
-        cut(links, start, stop)[...] += linked
-    np.copyto(tangent, total, where=(links > 0)[..., None])
+    first, second = cut(points, 0, count - step), cut(points, step, count)
+    difference = second - first
+    nearer = np.minimum(first[2], second[2])
+    linked = (np.abs(difference[2]) <= (jump * step) * nearer) & (nearer > 0)
+    difference *= linked
+    cut(tangent, 0, count - step)[...] = difference         # forward, then backward
+    cut(tangent, step, count)[...] += difference
     return tangent
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the cross products of vectors [3, ...]."""
+    out = np.empty_like(a)
+    for i, (j, k) in enumerate(((1, 2), (2, 0), (0, 1))):
+        np.multiply(a[j], b[k], out=out[i])
+        out[i] -= a[k] * b[j]
+    return out
 
 
 def normals_from_depth(depth_m: np.ndarray, intrinsics: tuple[float, float, float, float],
@@ -203,7 +215,8 @@ def normals_from_depth(depth_m: np.ndarray, intrinsics: tuple[float, float, floa
     :param intrinsics: fx, fy, cx, cy in pixels of this picture.
     :param step: distance of the neighbours in pixels; more smooths a noisy sensor.
     :param edge_jump: relative depth difference per pixel that counts as an edge.
-    :returns: float32 [H, W, 3], unit length, facing the camera; NaN without a normal.
+    :returns: float32 [H, W, 3] (strides of planes), unit length, facing the camera; NaN without a
+        normal.
     :raises PreprocessError: for another shape or intrinsics that cannot be.
     """
     if np.ndim(depth_m) != 2 or 0 in np.shape(depth_m):
@@ -213,16 +226,16 @@ def normals_from_depth(depth_m: np.ndarray, intrinsics: tuple[float, float, floa
         raise PreprocessError(f'intrinsics: found {tuple(intrinsics)}, expected (fx, fy, cx, cy) '
                               'in pixels with fx, fy above 0; check the CameraInfo')
     fx, fy, cx, cy = (float(value) for value in intrinsics)
-    depth = np.array(depth_m, dtype=np.float32)
-    depth[~(np.isfinite(depth) & (depth > 0))] = np.nan
+    depth = np.asarray(depth_m, dtype=np.float32)
     rows, columns = (np.arange(n, dtype=np.float32) for n in depth.shape)
-    points = np.stack([(columns - np.float32(cx))[None, :] / np.float32(fx) * depth,
-                       (rows - np.float32(cy))[:, None] / np.float32(fy) * depth, depth], axis=-1)
-    right = _tangent(points, depth, 1, step, edge_jump)
-    down = _tangent(points, depth, 0, step, edge_jump)
-    normals = np.cross(down, right)
-    length = np.linalg.norm(normals, axis=-1, keepdims=True)
+    points = np.empty((3, *depth.shape), np.float32)        # a plane a coordinate: fewer sweeps
+    points[2] = np.where(np.isfinite(depth) & (depth > 0), depth, 0.0)
+    np.multiply(((columns - np.float32(cx)) / np.float32(fx))[None, :], points[2], out=points[0])
+    np.multiply(((rows - np.float32(cy)) / np.float32(fy))[:, None], points[2], out=points[1])
+    normals = _cross(_tangent(points, 0, step, edge_jump), _tangent(points, 1, step, edge_jump))
+    length = np.sqrt(np.einsum('chw,chw->hw', normals, normals))
+    # Towards the camera: against the ray to the point.
+    sign = np.where(np.einsum('chw,chw->hw', normals, points) > 0, np.float32(-1), np.float32(1))
     with np.errstate(invalid='ignore', divide='ignore'):
-        normals = np.where(length > 0, normals / length, np.nan)
-        away = np.sum(normals * points, axis=-1, keepdims=True) > 0
-    return np.where(away, -normals, normals).astype(np.float32)
+        normals *= np.where(length > 0, sign / length, np.float32('nan'))
+    return normals.transpose(1, 2, 0)

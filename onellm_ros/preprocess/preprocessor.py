@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+import weakref
 
 import numpy as np
 import torch
@@ -18,12 +19,14 @@ from onellm_ros.preprocess.errors import (
     as_tensor,
     shape_text,
 )
-from onellm_ros.preprocess.image import image_tensor, video_tensor
+from onellm_ros.preprocess.image import image_tensor, spread_indices
 from onellm_ros.preprocess.imu import resample_imu, standardise_imu
+from onellm_ros.preprocess.kept import Frame, Kept, Origin
 from onellm_ros.preprocess.points import merge_clouds, point_tensor
 
 _LARGEST = 1e6              # of an input: it would drown all else that the model sees
 _NORMAL_WIDTH = 224         # wider depth pictures take normals from farther neighbours
+_KEPT_BYTES = 32 << 20      # of pictures and clouds, for windows that share samples
 
 
 class Tensors(dict[Modality, torch.Tensor]):
@@ -31,12 +34,34 @@ class Tensors(dict[Modality, torch.Tensor]):
 
     :param left_out: modality -> reason why the window's data of it give no input.
     :param notes: modality -> what was not perfect about an input, or how it came to be.
+    :param origins: modality -> what an input was made of, where that can be told: an engine takes
+        from it what it knows from earlier windows. An input that is put in or changed later has
+        to lose its origin.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.left_out: dict[Modality, str] = {}
         self.notes: dict[Modality, str] = {}
+        self.origins: dict[Modality, Origin] = {}
+
+    def only(self, modalities: Collection[Modality]) -> Tensors:
+        """Return those of some modalities, with all that was said about them."""
+        out = Tensors()
+        out.update({m: x for m, x in self.items() if m in modalities})
+        for mine, theirs in ((self.left_out, out.left_out), (self.notes, out.notes)):
+            theirs.update({m: text for m, text in mine.items() if m in modalities})
+        out.origins.update({m: o for m, o in self.origins.items() if m in modalities})
+        return out
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the origins behind: a copy in another process knows no samples."""
+        return {**self.__dict__, 'origins': {}}
+
+    def __setitem__(self, modality: Modality, tensor: torch.Tensor) -> None:
+        """Put an input in; what was known about the origin of an earlier one is forgotten."""
+        getattr(self, 'origins', {}).pop(modality, None)
+        super().__setitem__(modality, tensor)
 
 
 def fmri_tensor(voxels: Any, count: int) -> torch.Tensor:
@@ -76,7 +101,10 @@ def _prepared(modality: Modality, end_ns: int
 
 
 class Preprocessor:
-    """Preprocessing for one model.
+    """Preprocessing for one model, which may be used by several threads.
+
+    Pictures and clouds are kept for as long as their samples live, so that the colour picture of
+    depth, normals and video is resized once, and nothing again for windows that share samples.
 
     :param tokenizer: the model's input sizes and encodings.
     :param image_size: side of the encoder's pictures in pixels.
@@ -89,11 +117,16 @@ class Preprocessor:
         self.tokenizer = tokenizer
         self.image_size = image_size
         self.derive_normals = derive_normals
+        self.kept = Kept(_KEPT_BYTES)
 
     @classmethod
     def from_config(cls, config: ModelConfig, derive_normals: bool = True) -> Preprocessor:
         """Return the preprocessor of a model."""
         return cls(config.tokenizer, config.encoder.image_size, derive_normals)
+
+    def forget(self) -> None:
+        """Forget what is kept of earlier samples."""
+        self.kept.clear()
 
     def tensors(self, chosen: Mapping[Modality, Sequence[Sample]], end_ns: int,
                 strict: bool = True) -> Tensors:
@@ -103,7 +136,8 @@ class Preprocessor:
         out with its reason. Data that are not in canonical form raise; with ``strict`` off they
         are left out with the error's text too, so that one bad stream does not silence a window.
 
-        :param chosen: samples by modality, in time order; an absent modality is an absent key.
+        :param chosen: samples by modality, in time order; an absent modality is an absent key. An
+            empty sequence of normals keeps them from being computed from depth.
         :param end_ns: end of the window, integer nanoseconds.
         :returns: image [1,3,S,S]; video [1,T,3,S,S]; depth and normal [1,F,3,S,S] (F = 2 with the
             colour picture first, else 1); audio [1,1,mels,frames]; point [1,N,6]; imu [1,6,n];
@@ -112,10 +146,10 @@ class Preprocessor:
         """
         out = Tensors()
         makers: dict[Modality, Callable[[Sequence[Sample]], tuple[torch.Tensor, str]]] = {
-            Modality.IMAGE: self._image,
+            Modality.IMAGE: lambda s: (self._rgb(s[-1]).clone(), ''),
             Modality.VIDEO: self._video,
-            Modality.DEPTH: lambda s: self._depth(s, self._colour(chosen)),
-            Modality.NORMAL: lambda s: self._normal(s, self._colour(chosen)),
+            Modality.DEPTH: lambda s: self._pair(self._depth, s, self._colour(chosen)),
+            Modality.NORMAL: lambda s: self._pair(self._normal, s, self._colour(chosen)),
             Modality.POINT: self._point,
             Modality.AUDIO: lambda s: self._audio(s, end_ns),
             Modality.IMU: lambda s: self._imu(s, end_ns),
@@ -125,10 +159,13 @@ class Preprocessor:
             if len(samples) > 0:
                 maker = makers.get(modality) or _prepared(modality, end_ns)
                 self._make(out, modality, maker, samples, strict)
+                self._trace(out, modality, modality.value, chosen, end_ns)
         if self.derive_normals and Modality.NORMAL not in chosen and Modality.DEPTH in out \
                 and chosen[Modality.DEPTH][-1].intrinsics is not None:
-            self._make(out, Modality.NORMAL, lambda s: self._derived(s, self._colour(chosen)),
-                       chosen[Modality.DEPTH], strict)
+            self._make(out, Modality.NORMAL,
+                       lambda s: (self._pair(self._derived, s, self._colour(chosen))[0],
+                                  'computed from depth'), chosen[Modality.DEPTH], strict)
+            self._trace(out, Modality.NORMAL, 'derived', chosen, end_ns)
         return out
 
     @staticmethod
@@ -153,41 +190,85 @@ class Preprocessor:
             if note:
                 out.notes[modality] = note
 
+    def _trace(self, out: Tensors, modality: Modality, kind: str,
+               chosen: Mapping[Modality, Sequence[Sample]], end_ns: int) -> None:
+        """Say what an input was made of."""
+        samples = chosen[Modality.DEPTH if kind == 'derived' else modality]
+        colour = self._colour(chosen)
+        if modality not in out or not all(isinstance(s, Sample) for s in samples):
+            return
+        frames: tuple[Frame, ...] = ()
+        if modality is Modality.IMAGE:
+            frames = (self._frame('rgb', samples[-1]),)
+        elif modality is Modality.VIDEO:
+            frames = tuple(self._frame('rgb', samples[i])
+                           for i in spread_indices(len(samples), self.tokenizer.video_frames))
+        elif modality in (Modality.DEPTH, Modality.NORMAL):
+            frames = (*([self._frame('rgb', colour)] if colour is not None else ()),
+                      self._frame(kind, samples[-1]))
+        if frames:
+            out.origins[modality] = Origin((modality, frames), tuple(f.sample for f in frames),
+                                           frames)
+        else:
+            refs = tuple(weakref.ref(s) for s in samples)
+            until_ns = 0 if modality in (Modality.POINT, Modality.FMRI) else end_ns
+            out.origins[modality] = Origin((modality, self.kept, until_ns, refs), refs[:1])
+
+    def _frame(self, kind: str, sample: Sample) -> Frame:
+        return Frame(kind, self.kept, weakref.ref(sample))
+
+    def _once(self, kind: str, sample: Sample, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Return what ``make`` makes of a sample, from an earlier call if there was one."""
+        if not isinstance(sample, Sample):
+            return make()
+        frame = self._frame(kind, sample)
+        found: torch.Tensor | None = self.kept.get(frame)
+        if found is None:
+            found = make()
+            self.kept.put(frame, found, found.numel() * found.element_size(), (frame.sample,))
+        return found
+
     @staticmethod
-    def _colour(chosen: Mapping[Modality, Sequence[Sample]]) -> np.ndarray | None:
+    def _colour(chosen: Mapping[Modality, Sequence[Sample]]) -> Sample | None:
         """Return the window's colour picture, which depth and normals go with."""
         images = chosen.get(Modality.IMAGE, ())
-        return images[-1].data if len(images) else None
+        return images[-1] if len(images) else None
 
-    def _image(self, samples: Sequence[Sample]) -> tuple[torch.Tensor, str]:
-        return image_tensor(samples[-1].data, self.image_size, self.tokenizer.image_fit), ''
+    def _rgb(self, sample: Sample) -> torch.Tensor:
+        return self._once('rgb', sample, lambda: image_tensor(
+            sample.data, self.image_size, self.tokenizer.image_fit))
 
     def _video(self, samples: Sequence[Sample]) -> tuple[torch.Tensor, str]:
         wanted = self.tokenizer.video_frames
-        tensor = video_tensor([sample.data for sample in samples], wanted, self.image_size,
-                              self.tokenizer.image_fit)
-        return tensor, '' if len(samples) >= wanted else f'{len(samples)} frames for {wanted}'
+        frames = [self._rgb(samples[i]) for i in spread_indices(len(samples), wanted)]
+        return torch.stack(frames), (
+            '' if len(samples) >= wanted else f'{len(samples)} frames for {wanted}')
 
-    def _depth(self, samples: Sequence[Sample], rgb: np.ndarray | None
-               ) -> tuple[torch.Tensor, str]:
+    def _pair(self, make: Callable[[Sample], torch.Tensor], samples: Sequence[Sample],
+              colour: Sample | None) -> tuple[torch.Tensor, str]:
+        """Return the newest sample's picture [F, 3, S, S] behind the colour picture beside it."""
+        picture = make(samples[-1])
+        if colour is None:
+            return picture[None].clone(), 'without a colour picture'
+        return torch.stack([self._rgb(colour), picture]), ''
+
+    def _depth(self, sample: Sample) -> torch.Tensor:
         config = self.tokenizer
-        tensor = depth_tensor(samples[-1].data, self.image_size, config.image_fit,
-                              config.depth_encoding, rgb)
-        return tensor, '' if rgb is not None else 'without a colour picture'
+        return self._once('depth', sample, lambda: depth_tensor(
+            sample.data, self.image_size, config.image_fit, config.depth_encoding)[0])
 
-    def _normal(self, samples: Sequence[Sample], rgb: np.ndarray | None
-                ) -> tuple[torch.Tensor, str]:
-        tensor = normal_tensor(samples[-1].data, self.image_size, self.tokenizer.image_fit, rgb)
-        return tensor, '' if rgb is not None else 'without a colour picture'
+    def _normal(self, sample: Sample) -> torch.Tensor:
+        return self._once('normal', sample, lambda: normal_tensor(
+            sample.data, self.image_size, self.tokenizer.image_fit)[0])
 
-    def _derived(self, samples: Sequence[Sample], rgb: np.ndarray | None
-                 ) -> tuple[torch.Tensor, str]:
-        depth, intrinsics = samples[-1].data, samples[-1].intrinsics
-        assert intrinsics is not None
-        normals = normals_from_depth(depth, intrinsics,
-                                     step=max(1, round(depth.shape[1] / _NORMAL_WIDTH)))
-        tensor = normal_tensor(normals, self.image_size, self.tokenizer.image_fit, rgb)
-        return tensor, 'computed from depth'
+    def _derived(self, sample: Sample) -> torch.Tensor:
+        def make() -> torch.Tensor:
+            assert sample.intrinsics is not None
+            normals = normals_from_depth(sample.data, sample.intrinsics,
+                                         step=max(1, round(sample.data.shape[1] / _NORMAL_WIDTH)))
+            return normal_tensor(normals, self.image_size, self.tokenizer.image_fit)[0]
+
+        return self._once('derived', sample, make)
 
     def _point(self, samples: Sequence[Sample]) -> tuple[torch.Tensor, str]:
         cloud = merge_clouds([sample.data for sample in samples])
