@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 
+from _report import Report, arguments
+
 from onellm_ros.evaluation.robot_world import EVIDENCE, _questions, world_seed
 from onellm_ros.inference.engine import Engine
 from onellm_ros.modality import Modality
@@ -18,7 +20,8 @@ from onellm_ros.simulation.world import World
 
 def main() -> None:
     """Print accuracy by number of turns before the question."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
+    arguments(parser, repeats=1)
     parser.add_argument('--model', default='nano')
     parser.add_argument('--worlds', type=int, default=100)
     parser.add_argument('--seed', type=int, default=1)
@@ -26,7 +29,9 @@ def main() -> None:
     args = parser.parse_args()
     engine = Engine.load(args.model)
     found: dict[int, list[tuple[bool, bool, bool]]] = defaultdict(list)
-    for number in range(args.worlds):
+    report = Report('Answers behind earlier turns', 'torch')
+    worlds = 8 if args.quick else args.worlds
+    for number in range(worlds):
         observation = World(world_seed(args.seed, number), held_out=True).sample()
         chosen = {m: observation.chosen()[m] for m in EVIDENCE[Modality.IMAGE]}
         prefix = engine.encode(dict(engine.preprocessor.tensors(chosen, observation.stamp_ns)))
@@ -41,10 +46,14 @@ def main() -> None:
                                       language.is_correct(question, behind.text),
                                       alone.text == behind.text))
             history.append((question.question, behind.text))
-    print('turns before  questions  alone  with turns  same text')
+    report.note(f'right answers to {sum(map(len, found.values()))} questions about {worlds} '
+                'pictures, reference: the same questions asked alone')
     for turns, rows in sorted(found.items()):
-        share = [sum(column) / len(rows) for column in zip(*rows)]
-        print(f'{turns:12d}  {len(rows):9d}  {share[0]:.3f}  {share[1]:10.3f}  {share[2]:9.3f}')
+        alone, behind, same = (100 * sum(column) / len(rows) for column in zip(*rows))
+        name = f'behind {turns} turns ({len(rows)} questions)'
+        report.add(f'right, {name}', behind, alone, unit='%', compare=False)
+        report.add(f'same text, {name}', same, unit='%')
+    report.finish(args.json)
 
 
 if __name__ == '__main__':

@@ -20,6 +20,7 @@ from onellm_ros.bench.stages import FIVE, sensed_windows
 from onellm_ros.config import NANO, ModelConfig
 from onellm_ros.inference.engine import Engine
 from onellm_ros.inference.locate import find_device
+from onellm_ros.modality import Modality
 from onellm_ros.perception.memory import BudgetError, give_back, rss_bytes
 from onellm_ros.perception.ring import MIB
 
@@ -105,12 +106,14 @@ def counted(report: Report, name: str, config: ModelConfig, device: torch.device
                goal=goal, unit='times')
 
 
-def growth(report: Report, name: str, engine: Engine, windows: int, fresh: bool) -> None:
+def growth(report: Report, name: str, engine: Engine, windows: int,
+           present: tuple[Modality, ...] = FIVE, fresh: bool = True) -> None:
     """Add how much memory grows with the windows that are encoded and described.
 
+    :param present: modalities of a window.
     :param fresh: the signals of each window are prepared anew, too.
     """
-    sensed = list(sensed_windows(engine.config.tokenizer, FIVE, 4))
+    sensed = list(sensed_windows(engine.config.tokenizer, present, 4))
     ready = [engine.preprocessor.tensors(w.chosen, w.end_ns, strict=False) for w in sensed]
     kept: list[Any] = []
     sizes = np.zeros(windows)
@@ -118,7 +121,7 @@ def growth(report: Report, name: str, engine: Engine, windows: int, fresh: bool)
         place = number % len(sensed)
         tensors = engine.preprocessor.tensors(
             sensed[place].chosen, sensed[place].end_ns, strict=False) if fresh else ready[place]
-        prefix = engine.encode({m: tensors[m] for m in FIVE})
+        prefix = engine.encode({m: tensors[m] for m in present})
         engine.describe(prefix, max_tokens=MOST_TOKENS)
         kept = [*kept[1 - KEPT:], prefix]
         if number >= 0:
@@ -155,9 +158,12 @@ def main() -> None:
         counted(report, name, SIZES[name], device)
         give_back()
     kind = torch.bfloat16 if device.type == 'cuda' else torch.float32
-    growth(report, 'tiny, random', random_engine(TINY, device, kind), windows, not args.quick)
+    few: dict[str, Any] = {}
+    if args.quick:
+        few = {'present': (Modality.IMAGE, Modality.IMU), 'fresh': False}
+    growth(report, 'tiny, random', random_engine(TINY, device, kind), windows)
     if not args.only_tiny:
-        growth(report, 'nano', Engine.load('nano', args.device), windows, not args.quick)
+        growth(report, 'nano', Engine.load('nano', args.device), windows, **few)
     report.finish(args.json)
 
 

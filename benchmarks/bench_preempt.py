@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import random
-import statistics
 import time
+
+from _report import Report, Timing, arguments
 
 from onellm_ros.choose import Selection
 from onellm_ros.inference.engine import Engine
@@ -20,11 +21,13 @@ from onellm_ros.simulation.world import World
 
 def main() -> None:
     """Print the wait of questions, and what became of the descriptions."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
+    arguments(parser, repeats=20)
     parser.add_argument('--model', default='nano')
     parser.add_argument('--device', default='auto')
-    parser.add_argument('--questions', type=int, default=20)
     args = parser.parse_args()
+    report = Report('How long questions wait', 'torch')
+    questions = 4 if args.quick else args.repeats
     engine = Engine.load(args.model, args.device)
     observations = [World(seed).sample() for seed in range(4)]
     for preempt in (False, True):
@@ -33,7 +36,7 @@ def main() -> None:
         worker.describe = DescribeConfig(preempt=preempt)
         worker.start()
         draw, waits, windows, begun_s = random.Random(0), [], 0, time.monotonic()
-        while len(waits) < args.questions:
+        while len(waits) < questions:
             ask_s = time.monotonic() + draw.uniform(1.0, 4.0)
             while time.monotonic() < ask_s:
                 seen = observations[windows % len(observations)]
@@ -44,11 +47,13 @@ def main() -> None:
             assert reply.error == 'NONE', reply
             waits.append(reply.queue_s)
         stats, spent_s = worker.report(), time.monotonic() - begun_s
-        print(f'preempt {preempt}: wait median {statistics.median(waits):.2f} s, longest '
-              f'{max(waits):.2f} s; {stats.described} descriptions and {stats.interrupted} '
-              f'interrupted in {spent_s:.0f} s (encode {stats.encode_s:.2f} s, decode '
-              f'{stats.decode_s:.2f} s)')
+        report.add(f'wait of a question, preempt {preempt}', Timing(tuple(waits)).scaled(1e3),
+                   unit='ms')
+        report.note(f'{stats.described} descriptions and {stats.interrupted} interrupted in '
+                    f'{spent_s:.0f} s (encode {stats.encode_s:.2f} s, decode '
+                    f'{stats.decode_s:.2f} s)')
         worker.stop()
+    report.finish(args.json)
 
 
 if __name__ == '__main__':

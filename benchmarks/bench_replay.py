@@ -124,7 +124,8 @@ def replay(bag: Path, out: Path, options: list[str]
     spent = time.perf_counter() - started
     if done.returncode:
         sys.exit(f'onellm replay ended with {done.returncode}:\n{done.stderr}')
-    return spent, cpu_s() - before, [json.loads(line) for line in out.read_text(encoding='utf-8').splitlines()]
+    lines = out.read_text(encoding='utf-8').splitlines()
+    return spent, cpu_s() - before, [json.loads(line) for line in lines]
 
 
 def words(lines: list[dict[str, Any]]) -> list[tuple[Any, Any]]:

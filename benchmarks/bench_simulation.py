@@ -8,12 +8,10 @@ from __future__ import annotations
 import argparse
 from concurrent.futures import ProcessPoolExecutor
 import multiprocessing
-import os
-import platform
 import statistics
 import time
 
-import numba
+from _report import Report, arguments
 import numpy as np
 
 from onellm_ros.simulation.render import Camera, render
@@ -21,18 +19,6 @@ from onellm_ros.simulation.truth import Truth
 from onellm_ros.simulation.world import World
 
 FULL = {'cloud_points': 8192, 'video': (8, 112, 112)}
-
-
-def machine() -> str:
-    """Return one line about the machine and the versions."""
-    model = platform.processor() or platform.machine()
-    if os.path.exists('/proc/cpuinfo'):
-        with open('/proc/cpuinfo') as lines:
-            model = next((x.split(':')[1].strip() for x in lines if x.startswith('model name')),
-                         model)
-    return (f'{model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; '
-            f'Python {platform.python_version()}, numba {numba.__version__}, '
-            f'NumPy {np.__version__}')
 
 
 def view_ms(width: int, height: int, supersample: bool, repeats: int, worlds: int = 8
@@ -90,33 +76,35 @@ def truth_lines(truth: Truth) -> list[str]:
 
 def main() -> None:
     """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
+    arguments(parser, repeats=10)
     parser.add_argument('--sheet', metavar='FILE', help='save twelve views with their truth')
     parser.add_argument('--first', type=int, default=0, help='seed of the first view')
-    parser.add_argument('--repeats', type=int, default=10, help='renderings a world')
     parser.add_argument('--samples', type=int, default=60, help='complete samples a process')
     parser.add_argument('--processes', type=int, default=2)
-    arguments = parser.parse_args()
-    if arguments.sheet:
-        sheet(arguments.sheet, arguments.first)
+    args = parser.parse_args()
+    if args.sheet:
+        sheet(args.sheet, args.first)
         return
-    print(machine())
-    print(f'views: median of {arguments.repeats} repeats in each of 8 worlds, one thread')
+    report = Report('The simulated world', 'numba', 'numpy')
+    repeats, samples = (2, 20) if args.quick else (args.repeats, args.samples)
+    report.note(f'views: median of {repeats} repeats in each of 8 worlds, one thread')
     for width, height in ((224, 168), (640, 480)):
         for smooth in (False, True):
-            wall, cpu = view_ms(width, height, smooth, arguments.repeats)
-            print(f'  {width}x{height}{", smooth edges" if smooth else "":<14} '
-                  f'{wall:7.1f} ms wall {cpu:7.1f} ms CPU')
-    n, total = arguments.processes, 0.0
+            wall, cpu = view_ms(width, height, smooth, repeats)
+            name = f'view {width}x{height}{", smooth edges" if smooth else ""}'
+            report.add(name, wall, unit='ms')
+            report.add(f'  of it CPU, {name}', cpu, unit='ms')
+    n = args.processes
     context = multiprocessing.get_context('spawn')
     with ProcessPoolExecutor(n, mp_context=context) as pool:
-        results = list(pool.map(make_samples, [10_000 * i for i in range(n)],
-                                [arguments.samples] * n))
-    total = sum(arguments.samples / wall for wall, _ in results)
-    cpu = statistics.mean(c for _, c in results) / arguments.samples * 1e3
-    print(f'complete samples (224x168 view with smooth edges, depth, normals, ids, cloud of 8192, '
-          f'8 frames of 112x112,\n  2 s IMU, 2 s audio): {total:.1f} a second with {n} processes, '
-          f'{cpu:.1f} ms CPU each ({arguments.samples} a process)')
+        results = list(pool.map(make_samples, [10_000 * i for i in range(n)], [samples] * n))
+    report.note('complete samples: 224x168 view with smooth edges, depth, normals, ids, cloud of '
+                f'8192, 8 frames of 112x112, 2 s IMU, 2 s audio; {samples} a process')
+    report.add(f'complete samples, {n} processes', sum(samples / wall for wall, _ in results),
+               unit='a second', goal='>= 25')
+    report.add('CPU of one', statistics.mean(c for _, c in results) / samples * 1e3, unit='ms')
+    report.finish(args.json)
 
 
 if __name__ == '__main__':
