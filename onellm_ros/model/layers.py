@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F  # noqa: N812
 
+from onellm_ros.model.fast_linear import linear
+
 
 def swiglu_hidden(width: int, multiple_of: int, hidden: int = 0, factor: float = 1) -> int:
     """Return the SwiGLU hidden size: ``hidden`` if given, else 8/3 of ``width`` rounded up.
@@ -20,6 +22,13 @@ def swiglu_hidden(width: int, multiple_of: int, hidden: int = 0, factor: float =
     if factor != 1:
         wide = int(factor * wide)
     return multiple_of * math.ceil(wide / multiple_of)
+
+
+def mapped(module: nn.Module, x: Tensor) -> Tensor:
+    """Apply a linear map to [..., in]; many rows without gradients by the faster library."""
+    if torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return module(x)
+    return linear(module, x.flatten(0, -2)).unflatten(0, x.shape[:-1])
 
 
 class RMSNorm(nn.Module):
@@ -46,7 +55,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to [..., width]."""
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+        return mapped(self.w2, F.silu(mapped(self.w1, x)) * mapped(self.w3, x))
 
 
 def fan_in_std(weight: torch.Tensor) -> float:
@@ -71,8 +80,8 @@ def init_linear(module: nn.Module) -> None:
 
 def init_residual(outputs: list[nn.Linear], layers: int) -> None:
     """Draw the linears that write to a residual stream, scaled down by its depth."""
-    for linear in outputs:
-        if linear.weight.is_meta:
+    for output in outputs:
+        if output.weight.is_meta:
             continue
-        std = fan_in_std(linear.weight) / math.sqrt(2 * max(layers, 1))
-        nn.init.trunc_normal_(linear.weight, std=std, a=-3 * std, b=3 * std)
+        std = fan_in_std(output.weight) / math.sqrt(2 * max(layers, 1))
+        nn.init.trunc_normal_(output.weight, std=std, a=-3 * std, b=3 * std)

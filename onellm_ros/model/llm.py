@@ -14,7 +14,14 @@ from torch import Tensor, nn
 import torch.nn.functional as F  # noqa: N812
 
 from onellm_ros.config import ConfigError, LlmConfig
-from onellm_ros.model.layers import RMSNorm, SwiGLU, init_linear, init_residual, swiglu_hidden
+from onellm_ros.model.layers import (
+    RMSNorm,
+    SwiGLU,
+    init_linear,
+    init_residual,
+    mapped,
+    swiglu_hidden,
+)
 from onellm_ros.model.rope import Rope, rotate
 
 Turn = tuple[Tensor, Tensor]
@@ -95,9 +102,9 @@ class CausalAttention(nn.Module):
     def forward(self, x: Tensor, turn: Turn | None, mask: Tensor | None, causal: bool,
                 cache: KVCache | None, layer: int) -> Tensor:
         """Attend over [B, L, D] and what the cache holds; without ``turn`` order is not told."""
-        q = self.wq(x).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
-        k = self.wk(x).unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
-        v = self.wv(x).unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
+        q = mapped(self.wq, x).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        k = mapped(self.wk, x).unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
+        v = mapped(self.wv, x).unflatten(-1, (self.kv_heads, self.head_dim)).transpose(1, 2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if turn is not None:
@@ -106,7 +113,7 @@ class CausalAttention(nn.Module):
             k, v = cache.put(layer, k, v)
         mixed = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.kv_heads != self.heads)
-        return self.wo(mixed.transpose(1, 2).flatten(2))
+        return mapped(self.wo, mixed.transpose(1, 2).flatten(2))
 
 
 class LlamaBlock(nn.Module):
