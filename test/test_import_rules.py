@@ -18,7 +18,8 @@ ALLOWED: dict[str, set[str]] = {
     'node_config': {'config'},
     'choose': BASE | {'windows', 'synchronizer'},
     'windows': BASE,
-    'synchronizer': BASE | {'windows'},
+    'jumps': BASE | {'windows'},
+    'synchronizer': BASE | {'windows', 'jumps'},
     'simulation': BASE,
     'preprocess': BASE,
     'files': BASE,
@@ -48,7 +49,7 @@ FIELDS_ONLY = re.compile(r'ros\.(\w+_)?(conversions|fields|types)(\.|$)')
 ROS_OPTIONAL = {'cv_bridge', 'sensor_msgs_py'}
 HEAVY = {'torch', 'transformers'}
 WITHOUT_TORCH = {
-    'modality', 'config', 'node_config', 'choose', 'windows', 'synchronizer', 'simulation',
+    'modality', 'config', 'node_config', 'choose', 'jumps', 'windows', 'synchronizer', 'simulation',
     'files'}
 
 

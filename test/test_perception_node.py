@@ -383,8 +383,9 @@ def test_questions(benches: Callable[..., Bench]) -> None:
     assert [t.error_code for t in told[2:5]] == [Ask.Response.NONE] * 3
     assert (told[0].error_code, told[0].streamed) == (Ask.Response.NOT_ACTIVE, False)
     chosen, past = told[3:5]
-    assert (chosen.question, chosen.answer, list(chosen.choices), list(chosen.asked_modalities)) == (
-        'Is it?', 'yes', ['no', 'yes'], ['IMU']) and list(chosen.choice_probabilities) == [0.5, 0.5]
+    assert (chosen.question, chosen.answer) == ('Is it?', 'yes')
+    assert (chosen.choices, chosen.asked_modalities) == (['no', 'yes'], ['IMU'])
+    assert list(chosen.choice_probabilities) == [0.5, 0.5]
     assert past.at == stamp(BASE_S + 0.5) and past.window_end == past.header.stamp != past.at
     assert len(told) == 12 and told[-1].error_msg == 'out of memory'
 

@@ -187,5 +187,6 @@ class Stream:
 
     def _handover(self) -> Handover:
         stats = self._intake.synchronizer.stats()
-        return (self._last, *((name, s.newest_ns, s.arrival_ns, s.held, s.offset_ns, s.foreign)
-                              for name, s in stats.items()))
+        # the rate of a stream that has ended is of no use
+        return (self._last, *((name, s.newest_ns, s.arrival_ns, s.held, s.offset_ns, s.foreign,
+                               s.held and s.period_ns) for name, s in stats.items()))
