@@ -99,8 +99,9 @@ def _prefixes(engine: Engine) -> list[Prefix]:
         world = World(seed, held_out=True, camera=Camera(320, 240))
         seen = world.sample(cloud_points=engine.config.tokenizer.points,
                             video=(engine.config.tokenizer.video_frames, 160, 120))
+        samples = seen.chosen()
         out.append(engine.encode(
-            engine.preprocessor.tensors(seen.chosen(), seen.stamp_ns, strict=False)))
+            engine.preprocessor.tensors(samples, seen.stamp_ns, strict=False)))
     return out
 
 

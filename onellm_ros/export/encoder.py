@@ -22,18 +22,26 @@ from onellm_ros.model.onellm import OneLLM
 from onellm_ros.model.projection import Expert, Router
 
 
-def _placed(model: OneLLM, tokens: Tensor, positions: Tensor) -> Tensor:
-    """Put the class token before tokens [R, N, D] and add positions -> [R, N + 1, D]."""
-    first = model.encoder.class_embedding.expand(tokens.shape[0], 1, -1)
-    return torch.cat([first, tokens], 1) + positions
+class _Rows(nn.Module):
+    """What makes rows: it holds only the weights that it needs, since all of them are written."""
+
+    def __init__(self, model: OneLLM, positions: nn.Parameter) -> None:
+        super().__init__()
+        self.first = model.encoder.class_embedding
+        self.positions = positions
+
+    def placed(self, tokens: Tensor) -> Tensor:
+        """Put the class token before tokens [R, N, D] and add positions -> [R, N + 1, D]."""
+        first = self.first.expand(tokens.shape[0], 1, -1)
+        return torch.cat([first, tokens], 1) + self.positions
 
 
-class PictureRows(nn.Module):
+class PictureRows(_Rows):
     """Pictures of any modality to rows."""
 
     def __init__(self, model: OneLLM) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model, model.encoder.positions)
+        self.patch = model.encoder.patch
         table = model.tokenizers.video_positions
         none = torch.zeros(1, model.config.encoder.width)
         self.register_buffer('marks', none if table is None else torch.cat([none, table.detach()]))
@@ -45,34 +53,33 @@ class PictureRows(nn.Module):
         :param marks: [R] int64, 0 but for a video's frames where the model tells their order:
             from ``video_frames - T + 1`` to ``video_frames``, the newest last.
         """
-        tokens = self.model.encoder.patches(pictures)
-        tokens = tokens + self.marks[marks][:, None]
-        return _placed(self.model, tokens, self.model.encoder.positions)
+        tokens = self.patch(pictures).flatten(2).transpose(1, 2)
+        return self.placed(tokens + self.marks[marks][:, None])
 
 
-class SignalRows(nn.Module):
+class SignalRows(_Rows):
     """A signal (audio, imu, fmri, a registered modality) to rows."""
 
     def __init__(self, model: OneLLM, modality: Modality) -> None:
-        super().__init__()
-        self.model, self.modality = model, modality
+        super().__init__(model, model.tokenizers.positions[modality.value])
+        self.part = model.tokenizers.kinds[modality.value]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return rows [R, N + 1, D] of [R, ...]."""
-        part = self.model.tokenizers.kinds[self.modality.value]
+        part = self.part
         if isinstance(part, FmriTokenizer):     # its own reshaping would fix the batch
             tokens = part.linear(x[:, 0]).reshape(x.shape[0], -1, part.tokens).transpose(1, 2)
         else:
             tokens = part(x)
-        return _placed(self.model, tokens, self.model.tokenizers.positions[self.modality.value])
+        return self.placed(tokens)
 
 
-class CloudRows(nn.Module):
+class CloudRows(_Rows):
     """Point clouds and their groups to rows."""
 
     def __init__(self, model: OneLLM) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model, model.tokenizers.positions[Modality.POINT.value])
+        self.part = cast(PointTokenizer, model.tokenizers.kinds[Modality.POINT.value])
 
     def forward(self, x: Tensor, members: Tensor) -> Tensor:
         """Return rows [R, centres + 1, D].
@@ -80,13 +87,13 @@ class CloudRows(nn.Module):
         :param x: [R, P, 6].
         :param members: [R, centres, neighbours] int64, as ``model.points.group`` finds them.
         """
-        part = cast(PointTokenizer, self.model.tokenizers.kinds[Modality.POINT.value])
+        part = self.part
         values = part.linear(x)
         width = part.linear.out_features
         flat = members.reshape(x.shape[0], -1, 1).expand(-1, -1, width)
         shape = (x.shape[0], part.centres, part.neighbours, width)
         tokens = values.gather(1, flat).reshape(shape).amax(2)
-        return _placed(self.model, tokens, self.model.tokenizers.positions[Modality.POINT.value])
+        return self.placed(tokens)
 
 
 class Encode(nn.Module):
@@ -94,8 +101,10 @@ class Encode(nn.Module):
 
     def __init__(self, model: OneLLM) -> None:
         super().__init__()
-        self.model = model
         upm = model.upm
+        self.config = upm.config
+        self.ln_pre, self.ln_post = model.encoder.ln_pre, model.encoder.ln_post
+        self.blocks, self.experts = model.encoder.blocks, upm.experts
         names = [m.value for m in model.modalities]
         self.keep = upm.config.modality_tokens
 
@@ -134,7 +143,7 @@ class Encode(nn.Module):
 
     def _weights(self, x: Tensor, modality: Tensor) -> Tensor:
         """Return the router's weights [B, M, K]; see ``model.projection.route``."""
-        config = self.model.upm.config
+        config = self.config
         if config.router == 'constant':
             return x.new_ones(1).expand(x.shape[0], x.shape[1], config.experts) / config.experts
         hidden = F.gelu(self._linear('route1', x, modality))
@@ -157,16 +166,16 @@ class Encode(nn.Module):
         :returns: blocks [B, M + 2, llm_dim], each its start tag, M tokens and its end tag;
             expert weights [B, K].
         """
-        x = self.model.encoder.ln_pre(rows)
-        for block in self.model.encoder.blocks:
+        x = self.ln_pre(rows)
+        for block in self.blocks:
             x = _encoder_block(cast(EncoderBlock, block), x)
-        x = self.model.encoder.ln_post(x)
+        x = self.ln_post(x)
         x = torch.matmul(mix, x.flatten(1)).reshape(mix.shape[0], -1, self.own.shape[-1])
         x = self._projection('into', x, modality, self.norm_in)
         x = torch.cat([self.own[modality], x], 1)
         weights = self._weights(x[:, :self.keep], modality)
         mixed: Tensor = x.new_zeros(1)
-        for k, expert in enumerate(self.model.upm.experts):
+        for k, expert in enumerate(self.experts):
             mixed = mixed + weights[..., k, None] * _expert(cast(Expert, expert), x, self.keep)
         tokens = self._projection('out', mixed, modality, self.norm_out)
         blocks = torch.cat([self.start[modality], tokens, self.end[modality]], 1)

@@ -241,6 +241,16 @@ class Graphs:
               {'blocks': blocks, 'weights': weights}).run()
         return blocks, weights
 
+    def tags(self) -> tuple[Tensor, Tensor]:
+        """Return start and end tags [K, 1, llm_dim] of the modalities that it knows, in order.
+
+        They stand in every block; here in those of nothing.
+        """
+        count = len(self.modalities)
+        rows = torch.zeros(1, 2, self.config.encoder.width, device=self.device)
+        blocks, _ = self._encode(rows, [[1.0]] * count, self.modalities)
+        return blocks[:, :1].clone(), blocks[:, -1:].clone()
+
     def _marks(self, modality: Modality, frames: int) -> list[int]:
         """Return the index of each frame's position; 0: none."""
         tok = self.config.tokenizer

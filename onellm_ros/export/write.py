@@ -300,7 +300,7 @@ def quantize(source: Path, target: Path, manifest: Manifest) -> Manifest:
                         weight_type=QuantType.QInt8, use_external_data_format=large)
             elif path.name == 'llm':
                 shutil.copytree(path, folder / path.name)
-            elif path.is_file() and path.suffix != '.data':
+            elif path.is_file() and path.name.removesuffix('.data') not in (ENCODE, DECODER):
                 shutil.copyfile(path, folder / path.name)
         new.write(folder)
     return new

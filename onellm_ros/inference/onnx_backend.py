@@ -13,7 +13,7 @@ from onellm_ros.export.layout import INT8, ExportError
 from onellm_ros.export.runtime import Graphs, OnnxCache, import_onnxruntime
 from onellm_ros.inference.backend import Backend, Cache, Shares
 from onellm_ros.inference.locate import EngineError
-from onellm_ros.modality import Modality
+from onellm_ros.modality import Modality, prompt_order
 
 
 class OnnxBackend:
@@ -43,7 +43,7 @@ class OnnxBackend:
         threads = self.graphs.threads
         self.detail = (f'onnxruntime {import_onnxruntime().__version__}, {self.graphs.provider}, '
                        f'{threads or "its own choice of"} thread{"" if threads == 1 else "s"}')
-        self._tags: dict[Modality, tuple[Tensor, Tensor]] = {}
+        self._tags = self.graphs.tags() if language else None
 
     def encode(self, inputs: Mapping[Modality, Tensor]) -> tuple[dict[Modality, Tensor], Shares]:
         """See :class:`onellm_ros.inference.backend.Backend`."""
@@ -52,8 +52,6 @@ class OnnxBackend:
         for modality, (block, weights) in self.graphs.encode(inputs).items():
             tokens[modality] = block[:, 1:-1]
             shares[modality] = tuple(weights.tolist())
-            if modality not in self._tags:      # they are the same in every block
-                self._tags[modality] = block[:, :1].clone(), block[:, -1:].clone()
         return tokens, shares
 
     def prefix_positions(self, tokens: Mapping[Modality, Tensor]) -> int:
@@ -61,14 +59,12 @@ class OnnxBackend:
         return 1 + sum(t.shape[1] + 2 for t in tokens.values())
 
     def prefill(self, tokens: Mapping[Modality, Tensor], bos: int) -> OnnxCache:
-        """See :class:`onellm_ros.inference.backend.Backend`.
-
-        :param tokens: of modalities that :meth:`encode` has seen.
-        """
+        """See :class:`onellm_ros.inference.backend.Backend`."""
+        assert self._tags is not None, 'loaded without the language model'
         parts: list[Tensor] = []
-        for modality, one in tokens.items():
-            start, end = self._tags[modality]
-            parts += [start, one, end]
+        for modality in prompt_order(tokens):
+            start, end = (tags[self.modalities.index(modality), None] for tags in self._tags)
+            parts += [start, tokens[modality], end]
         embeds = torch.cat(parts, 1) if parts else None
         cache = self.graphs.new_cache(self.prefix_positions(tokens))
         self.graphs.decode(torch.tensor([[bos]], device=self.device), embeds, cache)
