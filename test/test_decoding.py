@@ -12,12 +12,13 @@ from golden.tiny import tiny
 import pytest
 import torch
 
-from onellm_ros.config import LlmConfig, RopeScaling
+from onellm_ros.config import LlmConfig, RopeScaling, TextConfig
 from onellm_ros.inference import decoding
-from onellm_ros.inference.backend import TorchBackend
+from onellm_ros.inference.backend import TorchBackend, template_head
 from onellm_ros.inference.decoding import LoopDecoder
 from onellm_ros.inference.graphs import SLOTS, GraphDecoder, block
 from onellm_ros.model.llm import KVCache, Llama
+from onellm_ros.model.text import Text, train_tokenizer
 
 BASE = LlmConfig(dim=32, layers=2, heads=4, vocab_size=61, hidden=44, max_positions=64)
 ROPES = [RopeScaling(), RopeScaling('linear', 2.5), RopeScaling('dynamic', 2.0, 8),
@@ -208,6 +209,44 @@ def test_without_compiled_loops_the_plain_path_serves(
         assert (copy.run is not None) == (backend is fast)
         assert copy.length == 5 and cache.length == 1
     torch.testing.assert_close(logits[0], logits[1], atol=1e-5, rtol=1e-5)
+
+
+# -- what prompts have in common --------------------------------------------------------------
+
+@pytest.mark.parametrize('template', ['plain', 'released', 'training'])
+def test_what_every_prompt_begins_with_is_computed_with_the_prefix(template: str) -> None:
+    model = tiny(llm={'max_positions': 200, 'sliding_window': 7})
+    config = TextConfig(template=template, system='You see.')
+    text = Text(train_tokenizer(['You see. ### Human: Assistant: what'] * 9, 300), config)
+    head = template_head(text)
+    assert len(head) > 2 and text.decode(head).startswith('You see.')
+    plain, fast = TorchBackend(model), TorchBackend(model, head)
+    for question in ('What is there?', '###', '\u673a\u5668\u4eba'):
+        for history in ((), (('Hello?', 'yes'),)):
+            ids = text.encode_prompt(question, history)
+            caches = [backend.prefill({}, 1) for backend in (plain, fast)]
+            copies = [cache.copy(cache.length + len(ids) + 1) for cache in caches]
+            one, other = (b.step(ids, c) for b, c in zip((plain, fast), copies))
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+            assert [(c.length, c.head) for c in caches] == [(1, ()), (1, head)]
+            assert [c.head for c in copies] == [(), ()]
+            assert [c.length for c in copies] == [1 + len(ids)] * 2
+            one, other = (b.step([9], c) for b, c in zip((plain, fast), copies))
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_a_prompt_that_begins_otherwise_is_computed_whole() -> None:
+    model = tiny()
+    plain, fast = TorchBackend(model), TorchBackend(model, (5, 6))
+    for ids in ([7, 8, 9], [5, 7], [5, 6], [5]):
+        found = [b.step(ids, b.prefill({}, 1).copy(4)) for b in (plain, fast)]
+        torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+        table = torch.tensor([ids, ids])
+        found = [b.continuations(table, b.prefill({}, 1)) for b in (plain, fast)]
+        torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+    crowded = replace(model.config, llm=replace(model.config.llm, max_positions=2))
+    model.config = crowded                              # no room for a head: a prefix alone
+    assert fast.prefill({}, 1).length == 1
 
 
 # -- what a GPU captures, run one by one ------------------------------------------------------

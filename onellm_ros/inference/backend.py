@@ -17,6 +17,7 @@ from onellm_ros.modality import Modality
 from onellm_ros.model.llm import KVCache
 from onellm_ros.model.onellm import OneLLM
 from onellm_ros.model.packing import Frames, FrameStore
+from onellm_ros.model.text import Text
 
 Shares = dict[Modality, tuple[float, ...]]
 
@@ -62,14 +63,32 @@ class Backend(Protocol):
         """
 
 
+def template_head(text: Text) -> tuple[int, ...]:
+    """Return the ids that prompts begin with whatever is asked: the system text and the first tag.
+
+    A prompt that begins otherwise (a tokenizer may join a tag and a rare word) is no error.
+    """
+    one, *others = [text.encode_prompt(question) for question in ('What?', 'a', '1', '(')]
+    count = 0
+    while all(ids[:count + 1] == one[:count + 1] for ids in others) and count < len(one):
+        count += 1
+    return tuple(one[:count])
+
+
 class TorchBackend:
     """The model itself, on the device where its weights are."""
 
     name = 'torch'
     takes_frames = True         # encode() is told what each frame is of
 
-    def __init__(self, model: OneLLM) -> None:
+    def __init__(self, model: OneLLM, head: Sequence[int] = ()) -> None:
+        """Compute a model.
+
+        :param head: ids that most prompts begin with; each prefix holds them computed.
+        """
         self.model = model
+        # With dynamic rotary positions keys depend on how far a pass reaches.
+        self._head = () if model.llm.rope.grows else tuple(head)
         self.device: torch.device = model.llm.tok_embeddings.weight.device
         with torch.inference_mode():
             self._decoder = decoder_of(model.llm)
@@ -95,13 +114,21 @@ class TorchBackend:
     def prefill(self, tokens: Mapping[Modality, Tensor], bos: int) -> Cache:
         """See :class:`Backend`."""
         embeds = self.model.prefix_embeds(tokens, bos)
+        positions, head = embeds.shape[1], self._head
+        if head and positions + len(head) <= self.model.config.llm.max_positions:
+            words = self.model.llm.embed(torch.tensor([head], device=self.device))
+            embeds = torch.cat([embeds, words], 1)
         cache = self.model.llm.new_cache(1, embeds.shape[1])
         # One forward pass for the keys and values; its logits are of no use.
         self.model.llm(embeds, cache=cache, return_hidden=True, last_only=True)
+        if embeds.shape[1] > positions:
+            cache.length, cache.head = positions, head
         return cache
 
     def step(self, ids: Sequence[int], cache: Cache) -> Tensor:
         """See :class:`Backend`."""
+        if isinstance(cache, KVCache) and cache.head:
+            ids = cache.skip(ids)
         if len(ids) == 1 and self._decoder is not None and isinstance(cache, KVCache):
             found = self._decoder.step(ids[0], cache)
             if found is not None:

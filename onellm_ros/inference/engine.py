@@ -18,7 +18,7 @@ from torch import Tensor
 
 from onellm_ros.config import MAX_TOKENS, ModelConfig
 from onellm_ros.export.layout import is_export
-from onellm_ros.inference.backend import Backend, Cache, TorchBackend
+from onellm_ros.inference.backend import Backend, Cache, TorchBackend, template_head
 from onellm_ros.inference.choosing import BACKENDS, choose, onnx_backend
 from onellm_ros.inference.encoding import WindowEncoder
 from onellm_ros.inference.locate import EngineError, find_device, find_model
@@ -158,7 +158,7 @@ class Engine:
         self.model: OneLLM | None = None
         if isinstance(model, OneLLM):
             self.model = model.eval()
-            self.backend: Backend = TorchBackend(model)
+            self.backend: Backend = TorchBackend(model, template_head(text))
         else:
             self.backend = model
         self.backend_why = ''

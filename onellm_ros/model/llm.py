@@ -7,6 +7,7 @@ at loading. All inputs are embeddings, since a prompt mixes text and modality to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ class KVCache:
         self.positions = torch.empty((batch, capacity) if config.sliding_window else (0,),
                                      device=device, dtype=torch.long)
         self.length = 0
-        self.run: Any = None        # what a decoder keeps beside it
+        self.head: tuple[int, ...] = ()     # ids whose keys and values stand behind these already
+        self.run: Any = None                # what a decoder keeps beside it
 
     @property
     def capacity(self) -> int:
@@ -67,6 +69,14 @@ class KVCache:
         self.positions[:, self.length:end] = positions
         return self.positions[:, :end]
 
+    def skip(self, ids: Sequence[int]) -> Sequence[int]:
+        """Advance over ids that stand here already (``head``); return the rest, one at least."""
+        count = len(self.head)
+        if count and count < len(ids) and tuple(ids[:count]) == self.head:
+            self.length, ids = self.length + count, ids[count:]
+        self.head = ()
+        return ids
+
     def copy(self, capacity: int, batch: int | None = None) -> KVCache:
         """Return a new cache of ``capacity`` that starts with these positions.
 
@@ -75,10 +85,12 @@ class KVCache:
         count = batch or self.keys.shape[1]
         new = KVCache(self.config, count, capacity, device=self.keys.device,
                       dtype=self.keys.dtype)
-        new.keys[:, :, :, :self.length] = self.keys[:, :, :, :self.length]
-        new.values[:, :, :, :self.length] = self.values[:, :, :, :self.length]
+        new.head = self.head if self.length + len(self.head) <= capacity else ()
+        end = self.length + len(new.head)
+        new.keys[:, :, :, :end] = self.keys[:, :, :, :end]
+        new.values[:, :, :, :end] = self.values[:, :, :, :end]
         if self.config.sliding_window:
-            new.positions[:, :self.length] = self.positions[:, :self.length]
+            new.positions[:, :end] = self.positions[:, :end]
         new.length = self.length
         return new
 
@@ -243,6 +255,6 @@ class Llama(nn.Module):
                 mask, full = narrow, False
             x = layer(x, None if i in self.config.no_rope_layers else turn, mask, full, cache, i)
         if cache is not None:
-            cache.length = start + length
+            cache.length, cache.head = start + length, ()
         x = self.norm(x[:, -1:] if last_only else x)
         return x if return_hidden else self.logits(x)
