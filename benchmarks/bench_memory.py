@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from onellm_ros.bench.models import SIZES, check, count, position_bytes, random_engine
-from onellm_ros.bench.stages import FIVE, sensed_windows
+from onellm_ros.bench.stages import FIVE, fresh_copy, sensed_windows
 from onellm_ros.config import NANO, ModelConfig
 from onellm_ros.inference.engine import Engine
 from onellm_ros.inference.locate import find_device
@@ -88,7 +88,7 @@ def counted(report: Report, name: str, config: ModelConfig, device: torch.device
     report.add(f'weights, {name}', taken / MIB, wanted.weights / MIB, unit='MiB')
     window = next(sensed_windows(config.tokenizer, FIVE, 1))
     tensors = engine.preprocessor.tensors(window.chosen, window.end_ns, strict=False)
-    inputs = {m: tensors[m] for m in FIVE}
+    inputs = tensors.only(FIVE)
     prefix = engine.encode(inputs)
     bytes_held = tensor_bytes(prefix.cache)
     expected = prefix.positions * position_bytes(config, kind.itemsize)
@@ -107,21 +107,18 @@ def counted(report: Report, name: str, config: ModelConfig, device: torch.device
 
 
 def growth(report: Report, name: str, engine: Engine, windows: int,
-           present: tuple[Modality, ...] = FIVE, fresh: bool = True) -> None:
+           present: tuple[Modality, ...] = FIVE) -> None:
     """Add how much memory grows with the windows that are encoded and described.
 
-    :param present: modalities of a window.
-    :param fresh: the signals of each window are prepared anew, too.
+    :param present: modalities of a window; its samples are never those of another one.
     """
     sensed = list(sensed_windows(engine.config.tokenizer, present, 4))
-    ready = [engine.preprocessor.tensors(w.chosen, w.end_ns, strict=False) for w in sensed]
     kept: list[Any] = []
     sizes = np.zeros(windows)
     for number in range(-WARM_UP, windows):
-        place = number % len(sensed)
-        tensors = engine.preprocessor.tensors(
-            sensed[place].chosen, sensed[place].end_ns, strict=False) if fresh else ready[place]
-        prefix = engine.encode({m: tensors[m] for m in present})
+        window = fresh_copy(sensed[number % len(sensed)])
+        tensors = engine.preprocessor.tensors(window.chosen, window.end_ns, strict=False)
+        prefix = engine.encode(tensors.only(present))
         engine.describe(prefix, max_tokens=MOST_TOKENS)
         kept = [*kept[1 - KEPT:], prefix]
         if number >= 0:
@@ -158,12 +155,10 @@ def main() -> None:
         counted(report, name, SIZES[name], device)
         give_back()
     kind = torch.bfloat16 if device.type == 'cuda' else torch.float32
-    few: dict[str, Any] = {}
-    if args.quick:
-        few = {'present': (Modality.IMAGE, Modality.IMU), 'fresh': False}
+    present = (Modality.IMAGE, Modality.IMU) if args.quick else FIVE
     growth(report, 'tiny, random', random_engine(TINY, device, kind), windows)
     if not args.only_tiny:
-        growth(report, 'nano', Engine.load('nano', args.device), windows, **few)
+        growth(report, 'nano', Engine.load('nano', args.device), windows, present)
     report.finish(args.json)
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import cProfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import statistics
 import time
 from typing import Any
 
 from onellm_ros.config import MAX_TOKENS, TokenizerConfig
-from onellm_ros.modality import Modality, Sample, prompt_order
+from onellm_ros.modality import Modality, Sample
 from onellm_ros.perception.results import EngineLike
 
 FIVE = (Modality.IMAGE, Modality.DEPTH, Modality.POINT, Modality.AUDIO, Modality.IMU)
@@ -23,6 +23,7 @@ QUESTION = 'What is the robot doing?'
 STAGES = ('preprocess', 'encode', 'first token', 'rest', 'answer',
           'close to first token', 'description', 'question to first token')
 WARM_UP = 2
+REPEATS = 3                 # of a call that is looked at more closely
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,12 @@ def sensed_windows(sizes: TokenizerConfig, present: Sequence[Modality], count: i
                            seen.stamp_ns)
 
 
+def fresh_copy(window: SensedWindow) -> SensedWindow:
+    """Return the same window of samples never seen before: nothing that is kept is of use."""
+    return SensedWindow({m: [replace(s, data=s.data.copy()) for s in samples]
+                         for m, samples in window.chosen.items()}, window.end_ns)
+
+
 def wait_for(device: Any) -> None:
     """Wait until a device has done what it was given; the CPU always has."""
     if device.type == 'cuda':
@@ -83,14 +90,14 @@ def measure(engine: Any, windows: Sequence[SensedWindow], max_tokens: int = MAX_
     """Describe windows and ask a question about each.
 
     :param engine: an :class:`~onellm_ros.inference.engine.Engine`.
-    :param windows: the first ``warm_up`` of them do not count.
+    :param windows: of samples that are all different; the first ``warm_up`` do not count.
     :param max_tokens: of a description.
     """
     out = Stages()
     for number, window in enumerate(windows):
         started = time.perf_counter()
         tensors = engine.preprocessor.tensors(window.chosen, window.end_ns, strict=False)
-        inputs = {m: tensors[m] for m in prompt_order(tensors) if m in window.chosen}
+        inputs = tensors.only(window.chosen)
         prepared = time.perf_counter()
         prefix = engine.encode(inputs)
         wait_for(engine.device)
@@ -116,7 +123,7 @@ def measure(engine: Any, windows: Sequence[SensedWindow], max_tokens: int = MAX_
     return out
 
 
-def python_share(function: Callable[[], object], repeats: int = 3) -> float:
+def python_share(function: Callable[[], object], repeats: int = REPEATS) -> float:
     """Return the share of a call's time that is spent in Python code itself, 0 to 1.
 
     The rest is spent inside functions of C, C++ or CUDA, as cProfile tells them apart; its own
@@ -142,17 +149,22 @@ def python_shares(engine: Any, window: SensedWindow, max_tokens: int = MAX_TOKEN
                   ) -> dict[str, float]:
     """Return the share of Python in the stages of one window."""
     def prepared() -> Any:
-        return engine.preprocessor.tensors(window.chosen, window.end_ns, strict=False)
+        engine.forget()                         # what was made of these samples before
+        return engine.preprocessor.tensors(window.chosen, window.end_ns, strict=False).only(
+            window.chosen)
 
-    inputs = {m: x for m, x in prepared().items() if m in window.chosen}
+    inputs = prepared()
     prefix = engine.encode(inputs)
 
+    def encoded() -> Any:
+        engine.forget()
+        return engine.encode(inputs)
+
     def close_to_first() -> Any:
-        fresh = {m: x for m, x in prepared().items() if m in window.chosen}
-        return engine.describe(engine.encode(fresh), max_tokens=1)
+        return engine.describe(engine.encode(prepared()), max_tokens=1)
 
     return {'preprocess': python_share(prepared),
-            'encode': python_share(lambda: engine.encode(inputs)),
+            'encode': python_share(encoded),
             'description': python_share(lambda: engine.describe(prefix, max_tokens=max_tokens)),
             'close to first token': python_share(close_to_first),
             'question to first token': python_share(
