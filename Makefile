@@ -40,7 +40,7 @@ RUNTIME_STAMP := $(STAMPS)/runtime-$(RUNTIME)
 MSGS_STAMP := $(STAMPS)/msgs-$(call hash,$(PINS) $(MSGS) tools/build_msgs.sh tools/mend_wheels.py)
 PACKAGE_STAMP := $(STAMPS)/package-$(call hash,setup.py)-$(RUNTIME)
 TEST_STAMP := $(STAMPS)/test-$(call hash,$(PINS) requirements/test.txt requirements/train.txt)
-WORLD_STAMP := $(STAMPS)/world-$(call hash,$(sort $(wildcard onellm_ros/simulation/*.py)))-$(RUNTIME)
+LOOPS_STAMP := $(STAMPS)/loops-$(call hash,$(sort $(wildcard onellm_ros/simulation/*.py)) onellm_ros/inference/kernels.py)-$(RUNTIME)
 # Replace the step's older stamps by the new one.
 stamp = @mkdir -p $(STAMPS) && rm -f $(STAMPS)/$(1)-* && touch $@
 
@@ -48,7 +48,7 @@ stamp = @mkdir -p $(STAMPS) && rm -f $(STAMPS)/$(1)-* && touch $@
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
-setup: $(PACKAGE_STAMP) $(MSGS_STAMP) $(WORLD_STAMP)
+setup: $(PACKAGE_STAMP) $(MSGS_STAMP) $(LOOPS_STAMP)
 
 test: setup $(TEST_STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -89,10 +89,11 @@ $(PACKAGE_STAMP): $(RUNTIME_STAMP)
 	$(call stamp,package)
 
 # numba keeps what it compiled beside the sources; without this the first demo would wait for it.
-$(WORLD_STAMP): $(PACKAGE_STAMP)
-	@echo 'setup: compiling the renderer of the simulated world'
+$(LOOPS_STAMP): $(PACKAGE_STAMP)
+	@echo 'setup: compiling the renderer of the simulated world and the loops that decode'
 	@$(BIN)/python -c 'from onellm_ros.simulation.world import World; World(0).sample()'
-	$(call stamp,world)
+	@$(BIN)/python -c 'from onellm_ros.inference.engine import Engine; Engine.load("nano", "cpu")'
+	$(call stamp,loops)
 
 $(TEST_STAMP): $(RUNTIME_STAMP)
 	@echo 'setup: installing the test tools'
