@@ -171,7 +171,7 @@ class Bench:
             self.report.add(f'decode {count} behind {positions}', rates, peers,
                             unit='tokens/s', more_is_better=True,
                             goal='>= 2x' if self.gpu else '>= 3x')
-            self.report.note('  ' + compare(self.engine, ids, *said))
+            print('    ' + compare(self.engine, ids, *said))
             self.limit(f'decode {count} behind {positions}', rates)
         rates, peers, _ = self._pairs(ours, theirs, 1, question)
         self.report.add(f'question of {len(question)} tokens to the next, behind {positions}',

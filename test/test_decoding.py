@@ -184,6 +184,10 @@ def test_what_the_loops_do_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = decoder_of(model)
     for cache in (model.new_cache(2, 3), model.new_cache(1, 3, torch.bfloat16)):
         assert decoder.step(1, cache) is None and cache.length == 0
+    with torch.inference_mode(False):
+        followed = model.new_cache(1, 3)
+        model(model.embed(torch.tensor([[1]])), cache=followed)     # for its gradient
+        assert decoder.step(1, followed) is None and followed.length == 1
     assert decoder.step(61, model.new_cache(1, 3)) is None      # the plain path says what is wrong
     monkeypatch.setattr(decoding, 'MOST_PARAMETERS', 1000)
     assert LoopDecoder.of(model) is None

@@ -88,7 +88,8 @@ class LoopDecoder:
         if isinstance(cache.run, _Run):
             return cache.run
         found = self._weights(self.llm)
-        if found is None or cache.keys.shape[1] != 1 or cache.keys.dtype != torch.float32:
+        if found is None or cache.keys.shape[1] != 1 or cache.keys.dtype != torch.float32 or \
+                cache.keys.requires_grad:
             return None
         config = self.llm.config
         table = np.array(
