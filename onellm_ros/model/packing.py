@@ -270,6 +270,38 @@ class _Pictures:
         return found[0] if len(found) == 1 else torch.stack(found).mean(0)
 
 
+class Tokenized:
+    """A window's inputs as tokens, each frame once, and what becomes of their features.
+
+    Attributes: ``parts`` (what :func:`encode` is to encode).
+    """
+
+    def __init__(self, model: OneLLM, inputs: Mapping[Modality, Tensor],
+                 frames: Frames | None = None, store: FrameStore | None = None) -> None:
+        self._pictures = _Pictures(model, store)
+        self._order = list(inputs)
+        self._signals = [m for m in inputs if m not in PICTURES]
+        image = inputs.get(Modality.IMAGE)
+        for modality in sorted((m for m in inputs if m in PICTURES),
+                               key=lambda m: m is not Modality.IMAGE):
+            model._check(modality, inputs[modality])
+            self._pictures.add(modality, inputs[modality], image, (frames or {}).get(modality))
+        self.parts: list[tuple[Tensor, Tensor]] = []
+        if self._pictures.open:
+            self.parts.append((self._pictures.tokens(), model.encoder.positions))
+        for modality in self._signals:
+            tokens, positions, _ = model._tokens(modality, inputs[modality])
+            self.parts.append((tokens, positions))
+
+    def features(self, encoded: Sequence[Tensor]) -> dict[Modality, Tensor]:
+        """Return each modality's features [B, N + 1, D], given those of ``parts``."""
+        rest = list(encoded)
+        if self._pictures.open:
+            self._pictures.fill(rest.pop(0))
+        found = dict(zip(self._signals, rest, strict=True))
+        return {m: found[m] if m in found else self._pictures.features(m) for m in self._order}
+
+
 def features(model: OneLLM, inputs: Mapping[Modality, Tensor], frames: Frames | None = None,
              store: FrameStore | None = None) -> dict[Modality, Tensor]:
     """Tokenize and encode several modalities at once; see ``OneLLM.features``.
@@ -277,21 +309,5 @@ def features(model: OneLLM, inputs: Mapping[Modality, Tensor], frames: Frames | 
     :param frames: what each frame of a picture modality is of; equal ones are encoded once.
     :param store: keeps the features of those frames for the next call.
     """
-    pictures = _Pictures(model, store)
-    image = inputs.get(Modality.IMAGE)
-    for modality in sorted((m for m in inputs if m in PICTURES),
-                           key=lambda m: m is not Modality.IMAGE):
-        model._check(modality, inputs[modality])
-        pictures.add(modality, inputs[modality], image, (frames or {}).get(modality))
-    parts: list[tuple[Tensor, Tensor]] = []
-    if pictures.open:
-        parts.append((pictures.tokens(), model.encoder.positions))
-    signals = [m for m in inputs if m not in PICTURES]
-    for modality in signals:
-        tokens, positions, _ = model._tokens(modality, inputs[modality])
-        parts.append((tokens, positions))
-    encoded = encode(model.encoder, parts) if parts else []
-    if pictures.open:
-        pictures.fill(encoded.pop(0))
-    found = dict(zip(signals, encoded, strict=True))
-    return {m: found[m] if m in found else pictures.features(m) for m in inputs}
+    tokens = Tokenized(model, inputs, frames, store)
+    return tokens.features(encode(model.encoder, tokens.parts) if tokens.parts else [])
