@@ -7,12 +7,15 @@ what is new, so that not even a concatenation of the keys is needed.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
+import torch.nn.functional as F  # noqa: N812
 
 from onellm_ros.config import LlmConfig
 from onellm_ros.export.layers import normed
-from onellm_ros.model.llm import CausalAttention, Llama
+from onellm_ros.model.llm import Llama, LlamaBlock
 from onellm_ros.model.rope import frequencies
 
 HIDDEN = -1e9           # added to what may not be seen; softmax makes exact zeros of it
@@ -27,7 +30,10 @@ class Turns(nn.Module):
         self.register_buffer('turns', frequencies(config), persistent=False)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines [B, 1, L, head_size / 2] of positions [B, L]."""
+        """Return factors [B, 1, L, head_size] of a head and of its swapped halves.
+
+        :param positions: [B, L].
+        """
         rope, width = self.config.rope, self.config.head_size
         turns = self.turns
         if rope.kind == 'dynamic':          # they follow the largest position
@@ -38,56 +44,95 @@ class Turns(nn.Module):
             index = torch.arange(0, width, 2, dtype=torch.float32) / width
             turns = theta ** -index
         angles = (positions[:, :, None].float() * turns)[:, None]
+        cos, sin = angles.cos(), angles.sin()
         factor = rope.attention_factor
-        return angles.cos() * factor, angles.sin() * factor
+        return torch.cat([cos, cos], -1) * factor, torch.cat([-sin, sin], -1) * factor
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply rotary positions to [B, H, L, d] in the half-split layout."""
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+    a, b = x.split(cos.shape[-1] // 2, -1)
+    return x * cos + torch.cat([b, a], -1) * sin
+
+
+class _Joined(nn.Module):
+    """Linear layers of one input as one: fewer and larger operations."""
+
+    def __init__(self, *layers: nn.Linear) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.cat([part.weight.detach() for part in layers]))
+        self.bias = None if layers[0].bias is None else nn.Parameter(
+            torch.cat([part.bias.detach() for part in layers]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to [..., D]."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class _Block(nn.Module):
+    """A block of the language model with its cache outside."""
+
+    def __init__(self, block: LlamaBlock, turns: bool) -> None:
+        super().__init__()
+        part, feed = block.attention, block.feed_forward
+        self.heads, self.kv_heads, self.width = part.heads, part.kv_heads, part.head_dim
+        self.turns = turns
+        self.attention_norm, self.ffn_norm = block.attention_norm, block.ffn_norm
+        self.q_norm, self.k_norm = part.q_norm, part.k_norm
+        self.qkv, self.out = _Joined(part.wq, part.wk, part.wv), part.wo
+        self.gate, self.down = _Joined(feed.w1, feed.w3), feed.w2
+        self.hidden = feed.w1.out_features
+
+    def _attend(self, x: Tensor, turn: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor],
+                mask: Tensor, length: int, seen: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the output [B, L, D] and the new keys and values [B, H, L, d]."""
+        heads, kv_heads, width = self.heads, self.kv_heads, self.width
+        every = self.qkv(x).reshape(-1, length, heads + 2 * kv_heads, width).transpose(1, 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k, v = every.split([heads, kv_heads, kv_heads], 1)
+            both = torch.cat([normed(self.q_norm, q), normed(self.k_norm, k)], 1)
+        else:
+            both, v = every.split([heads + kv_heads, kv_heads], 1)
+        if self.turns:
+            both = turned(both, *turn)
+        q, k = both.split([heads, kv_heads], 1)
+        new_k, new_v, (old_k, old_v) = k, v, past
+        if kv_heads != heads:           # a head of keys serves several of queries: [B, H, g, L, d]
+            q = q.reshape(-1, kv_heads, heads // kv_heads, length, width)
+            new_k, new_v, old_k, old_v = (t[:, :, None] for t in (k, v, old_k, old_v))
+            mask = mask[:, :, None]
+        q = q * width ** -0.5
+        scores = torch.cat([torch.matmul(q, old_k.transpose(-1, -2)),
+                            torch.matmul(q, new_k.transpose(-1, -2))], -1)
+        weights = torch.softmax(scores + mask, -1)
+        mixed = (torch.matmul(weights[..., :seen], old_v)
+                 + torch.matmul(weights[..., seen:], new_v))
+        mixed = mixed.reshape(-1, heads, length, width).transpose(1, 2)
+        return self.out(mixed.reshape(-1, length, heads * width)), k, v
+
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor],
+                mask: Tensor, length: int, seen: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Transform [B, L, D]; return the new keys and values, too."""
+        mixed, k, v = self._attend(normed(self.attention_norm, x), turn, past, mask, length, seen)
+        x = x + mixed
+        one, three = self.gate(normed(self.ffn_norm, x)).split(self.hidden, -1)
+        return x + self.down(F.silu(one) * three), k, v
 
 
 class Decoder(nn.Module):
     """The language model with its cache outside.
 
-    :param llm: in float32; its weights are shared, not copied.
+    :param llm: in float32.
     """
 
     def __init__(self, llm: Llama) -> None:
         super().__init__()
-        self.llm = llm
         self.config = llm.config
         self.turns = Turns(llm.config)
-
-    def _attend(self, part: CausalAttention, x: Tensor, turn: tuple[Tensor, Tensor] | None,
-                past: tuple[Tensor, Tensor], masks: tuple[Tensor, Tensor]
-                ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the output [B, L, D] and the new keys and values [B, H, L, d]."""
-        heads, kv_heads, width = part.heads, part.kv_heads, part.head_dim
-        q = part.wq(x).unflatten(-1, (heads, width)).transpose(1, 2)
-        k = part.wk(x).unflatten(-1, (kv_heads, width)).transpose(1, 2)
-        v = part.wv(x).unflatten(-1, (kv_heads, width)).transpose(1, 2)
-        if part.q_norm is not None and part.k_norm is not None:
-            q, k = normed(part.q_norm, q), normed(part.k_norm, k)
-        if turn is not None:
-            q, k = turned(q, *turn), turned(k, *turn)
-        q = q * width ** -0.5
-        k_all, v_all = k, v
-        old_k, old_v = past
-        if kv_heads != heads:           # a head of keys serves several of queries: [B, H, g, L, d]
-            q = q.unflatten(1, (kv_heads, heads // kv_heads))
-            k_all, v_all, old_k, old_v = (t[:, :, None] for t in (k, v, old_k, old_v))
-            masks = masks[0][:, :, None], masks[1][:, :, None]
-        before = torch.matmul(q, old_k.transpose(-1, -2)) + masks[0]
-        here = torch.matmul(q, k_all.transpose(-1, -2)) + masks[1]
-        weights = torch.softmax(torch.cat([before, here], -1), -1)
-        seen = old_k.shape[-2]
-        mixed = (torch.matmul(weights[..., :seen], old_v)
-                 + torch.matmul(weights[..., seen:], v_all))
-        if kv_heads != heads:
-            mixed = mixed.flatten(1, 2)
-        return part.wo(mixed.transpose(1, 2).flatten(2)), k, v
+        self.tok_embeddings, self.norm, self.output = llm.tok_embeddings, llm.norm, llm.output
+        self.blocks = nn.ModuleList(
+            _Block(cast(LlamaBlock, block), i not in llm.config.no_rope_layers)
+            for i, block in enumerate(llm.layers))
 
     def forward(self, ids: Tensor, embeds: Tensor, lengths: Tensor, at: Tensor,
                 past: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -98,31 +143,29 @@ class Decoder(nn.Module):
         :param lengths: [B] positions of the cache that hold something.
         :param at: [K] which of the L positions logits are wanted of.
         :param past: keys and values of each layer in turn, [B or 1, H, S, d]; S may be more than
-            any length, or 0.
+            any length, or 0. Values behind a length do not matter, but they must be finite.
         :returns: logits [B, K, vocab]; new keys and values [2 x layers, B, H, L, d].
         """
-        x = torch.cat([self.llm.embed(ids), embeds], 1)
-        order = torch.arange(x.shape[1])
-        slots = torch.arange(past[0].shape[2])
+        x = torch.cat([self.tok_embeddings(ids), embeds], 1)
+        length, seen = x.shape[1], past[0].shape[2]
+        order, slots = torch.arange(length), torch.arange(seen)
         positions = lengths[:, None] + order[None]
-        cos_sin = self.turns(positions)
-        old = (slots[None] >= lengths[:, None])[:, None, None]          # [B, 1, 1, S]
-        new = (order[None, :] > order[:, None])[None, None]             # [1, 1, L, L]
-        masks = old * HIDDEN, new * HIDDEN
+        turn = self.turns(positions)
+        rows = lengths.shape[0]
+        old = (slots[None] >= lengths[:, None])[:, None, None].expand(rows, 1, length, seen)
+        new = (order[None, :] > order[:, None])[None, None].expand(rows, 1, length, length)
+        hidden = torch.cat([old, new], -1)                              # [B, 1, L, S + L]
+        mask = near = hidden * HIDDEN
         window = self.config.sliding_window
-        near = masks
         if window:
-            far = positions[:, :, None] - slots[None, None, :] >= window
-            wide = order[:, None] - order[None, :] >= window
-            near = (old | far[:, None]) * HIDDEN, (new | wide[None, None]) * HIDDEN
+            at_keys = torch.cat([slots[None].expand(rows, seen), positions], 1)
+            far = positions[:, :, None] - at_keys[:, None, :] >= window
+            near = (hidden | far[:, None]) * HIDDEN
         fresh: list[Tensor] = []
-        for i, block in enumerate(self.llm.layers):
-            turn = None if i in self.config.no_rope_layers else cos_sin
-            mixed, k, v = self._attend(
-                block.attention, normed(block.attention_norm, x), turn,
-                (past[2 * i], past[2 * i + 1]), near if self.config.slides(i) else masks)
-            x = x + mixed
-            x = x + block.feed_forward(normed(block.ffn_norm, x))
+        for i, block in enumerate(self.blocks):
+            x, k, v = block(x, turn, (past[2 * i], past[2 * i + 1]),
+                            near if self.config.slides(i) else mask, length, seen)
             fresh += [k, v]
-        x = normed(self.llm.norm, x.index_select(1, at))
-        return self.llm.logits(x), torch.stack(fresh)
+        x = normed(self.norm, x.index_select(1, at))
+        weight = self.tok_embeddings.weight if self.output is None else self.output.weight
+        return F.linear(x, weight), torch.stack(fresh)
