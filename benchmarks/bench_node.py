@@ -212,9 +212,10 @@ def measure(case: str, args: argparse.Namespace) -> dict[str, Any]:
                         sys.exit(f'{case}: did not begin\n{node.tail()}\n{robot.tail()}')
                     time.sleep(0.1)
                 time.sleep(WARMUP_S)
-                found = _measured(node.process.pid, robot.process.pid, args, watcher)
-                if not node.alive:
-                    sys.exit(f'{case}: the node ended\n{node.tail()}')
+                try:
+                    found = _measured(node.process.pid, robot.process.pid, args, watcher)
+                except (OSError, StopIteration):
+                    sys.exit(f'{case}: a process ended\n{node.tail(40)}\n{robot.tail()}')
             found['heard'] = json.loads((folder / 'heard.json').read_text())
             found['sent'] = json.loads((folder / 'sent.json').read_text())
             found['log'] = node.text()
@@ -287,6 +288,9 @@ def tell(report: Report, case: str, found: Mapping[str, Any], floor: Mapping[str
     report.add(f'{case}: CPU seconds a second', total,
                sum(floor['cpu'].values()) if floor else None, unit='s/s',
                goal='<= 1' if free else '')
+    lost = ', '.join(f'{group} {c[1]}' for group, c in came.items() if c[1])
+    if lost:
+        print(f'  lost before the node: {lost}')
     report.add(f'{case}: messages lost before the node', sum(c[1] for c in came.values()),
                unit=f'of {sent}', goal='<= 0' if case != 'floor' else '')
     for group in _GROUPS:

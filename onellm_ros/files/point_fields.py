@@ -34,13 +34,16 @@ def grey_from_intensity(values: np.ndarray) -> np.ndarray:
     :param values: [n]; NaN gives 0.5, as does a constant intensity.
     :returns: float32 [n].
     """
-    values = values.astype(np.float64)
+    values = values.astype(np.float32 if values.dtype.itemsize <= 4 else np.float64)
     good = np.isfinite(values)
-    low, high = np.percentile(values[good], (1, 99)) if good.any() else (0.0, 0.0)
+    whole = bool(good.all())
+    known = values if whole else values[good]
+    low, high = map(float, np.percentile(known, (1, 99))) if known.size else (0.0, 0.0)
     if high <= low:
         return np.full(values.shape, 0.5, np.float32)
-    grey = np.clip((values - low) / (high - low), 0, 1)
-    return np.where(good, grey, 0.5).astype(np.float32)
+    grey = (values - low) / (high - low)
+    np.clip(grey, 0, 1, out=grey)
+    return (grey if whole else np.where(good, grey, 0.5)).astype(np.float32, copy=False)
 
 
 def unit_colours(values: np.ndarray) -> np.ndarray:
@@ -54,7 +57,10 @@ def unit_colours(values: np.ndarray) -> np.ndarray:
 
 
 def _colours(points: np.ndarray) -> np.ndarray:
-    """Return float32 [n, 3] colours in 0..1 from whatever fields the points have."""
+    """Return colours in 0..1 from whatever fields the points have.
+
+    :returns: float32 [n, 3]; [n, 1] where they are grey, [1, 1] where all are alike.
+    """
     names = {name.lower(): name for name in points.dtype.names or ()}
     for packed_name in ('rgb', 'rgba'):
         if packed_name in names:
@@ -70,8 +76,8 @@ def _colours(points: np.ndarray) -> np.ndarray:
             return unit_colours(np.stack([native(points, names[n]) for n in triple], axis=-1))
     for name in INTENSITIES:
         if name in names:
-            return np.repeat(grey_from_intensity(native(points, names[name]))[:, None], 3, axis=1)
-    return np.full((len(points), 3), 0.5, np.float32)
+            return grey_from_intensity(native(points, names[name]))[:, None]
+    return np.full((1, 1), 0.5, np.float32)
 
 
 def cloud_from_fields(points: np.ndarray) -> np.ndarray:
@@ -88,12 +94,25 @@ def cloud_from_fields(points: np.ndarray) -> np.ndarray:
     if missing:
         raise PointFieldError(f'found the fields {", ".join(names) or "none"}, expected '
                               f'x, y and z ({", ".join(missing)} missing)')
-    cloud = np.empty((len(points), 6), np.float32)
     with np.errstate(over='ignore', invalid='ignore'):
-        for column, axis in enumerate('xyz'):
-            cloud[:, column] = native(points, names[axis])
-    cloud[:, 3:] = _colours(points)
-    return measured(cloud)
+        xyz = [native(points, names[axis]).astype(np.float32, copy=False) for axis in 'xyz']
+    good = _measured(*xyz)
+    colours = _colours(points)
+    chosen = None if good.all() else np.flatnonzero(good)
+    cloud = np.empty((len(points) if chosen is None else len(chosen), 6), np.float32)
+    for column, values in enumerate(xyz):
+        cloud[:, column] = values if chosen is None else values.take(chosen)
+    cloud[:, 3:] = colours if chosen is None or len(colours) == 1 else colours.take(chosen, axis=0)
+    return cloud
+
+
+def _measured(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Return bool [n]: which points are measurements."""
+    good = np.isfinite(x)
+    good &= np.isfinite(y)
+    good &= np.isfinite(z)
+    good &= (x != 0) | (y != 0) | (z != 0)
+    return good
 
 
 def measured(cloud: np.ndarray) -> np.ndarray:
@@ -105,6 +124,5 @@ def measured(cloud: np.ndarray) -> np.ndarray:
     :param cloud: float32 [n, C >= 3], x y z first.
     :returns: [m, C]; m may be 0.
     """
-    x, y, z = cloud[:, 0], cloud[:, 1], cloud[:, 2]
-    good = np.isfinite(x) & np.isfinite(y) & np.isfinite(z) & ((x != 0) | (y != 0) | (z != 0))
+    good = _measured(cloud[:, 0], cloud[:, 1], cloud[:, 2])
     return cloud if good.all() else cloud[good]

@@ -113,7 +113,7 @@ def _float(values: np.ndarray) -> np.ndarray:
     if kind.kind == 'u':
         half = float(1 << (8 * kind.itemsize - 1))
         return ((values.astype(np.float32) - half) / half).astype(np.float32)
-    return (values.astype(np.float64) / float(1 << (8 * kind.itemsize - 1))).astype(np.float32)
+    return values.astype(np.float32) * np.float32(1 / (1 << (8 * kind.itemsize - 1)))
 
 
 def _mono(values: np.ndarray, channels: int) -> np.ndarray:
@@ -134,7 +134,11 @@ def _mono(values: np.ndarray, channels: int) -> np.ndarray:
     wave = _float(values)
     if channels == 1:
         return wave
-    return wave.reshape(-1, channels).mean(axis=1, dtype=np.float32)
+    mixed = wave[::channels].copy()
+    for channel in range(1, channels):
+        mixed += wave[channel::channels]
+    mixed /= np.float32(channels)
+    return mixed
 
 
 def _bare_bytes(data: Any, fmt: AudioFormat) -> np.ndarray:
@@ -204,6 +208,8 @@ def audio_sample(message: Any, defaults: AudioFormat | None = None, receive_ns: 
 
 def mp3_frames_fill(data: np.ndarray) -> bool:
     """Tell whether bytes are a chain of whole MPEG layer 3 frames (and not PCM by chance)."""
+    if data.size < 4 or data[0] != 0xFF or data[1] < 0xE0:
+        return False
     raw, position = bytes(data), 0
     rates1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
     rates2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
@@ -245,8 +251,9 @@ class AudioDecoder:
         :raises ConversionError: for messages that are not understood.
         """
         bare = getattr(getattr(message, 'audio', message), 'data', None)
-        if bare is not None and self._is_mp3(byte_view(bare)):
-            decoded = self._decode_mp3(byte_view(bare))
+        packets = None if bare is None else byte_view(bare)
+        if packets is not None and self._is_mp3(packets):
+            decoded = self._decode_mp3(packets)
             if decoded is None:
                 return None
             wave, rate = decoded

@@ -34,11 +34,19 @@ _PNG_MAGIC = b'\x89PNG'
 _DEPTH_HEADER_BYTES = 12
 
 
-def _clean(depth: np.ndarray, what: str) -> np.ndarray:
-    """Return metres as float32 with NaN for no measurement; an error when there is none at all."""
-    with np.errstate(invalid='ignore', over='ignore'):
-        depth = depth.astype(np.float32)
-        depth[~((depth > 0) & np.isfinite(depth))] = np.nan
+def _clean(values: np.ndarray, what: str, scale: float = 1.0) -> np.ndarray:
+    """Return distances as float32 metres with NaN for no measurement; an error without any.
+
+    :param scale: metres of one.
+    """
+    with np.errstate(invalid='ignore', divide='ignore', over='ignore'):
+        depth = values.astype(np.float32)
+        one = depth / depth             # NaN where it is 0, NaN or infinite, without a mask
+        if scale != 1.0:
+            depth *= np.float32(scale)
+        depth *= one
+        if values.dtype.kind != 'u' and (below := depth < 0).any():
+            depth[below] = np.nan
     if np.isnan(depth).all():
         height, width = depth.shape
         raise ConversionError(f'found no measurement in a {width}x{height} {what} picture (all 0, '
@@ -62,9 +70,7 @@ def depth_picture_metres(message: Any) -> np.ndarray:
                               "colour belong on the input 'image', disparities must be converted")
     rows = picture_rows(message, int(message.width) * int(dtype[1]))
     values = numbers(rows, dtype, message.is_bigendian)
-    if encoding in _MILLIMETRES:
-        values = values.astype(np.float32) * np.float32(0.001)
-    return _clean(values, encoding)
+    return _clean(values, encoding, 0.001 if encoding in _MILLIMETRES else 1.0)
 
 
 def compressed_depth_metres(message: Any) -> np.ndarray:
@@ -107,7 +113,7 @@ def compressed_depth_metres(message: Any) -> np.ndarray:
         with np.errstate(divide='ignore', invalid='ignore'):
             depth = np.where(picture > 0, np.float32(scale) / (inverse - np.float32(shift)), 0)
         return _clean(depth, text)
-    return _clean(picture.astype(np.float32) * np.float32(0.001), text)
+    return _clean(picture, text, 0.001)
 
 
 class _Payload:
@@ -155,11 +161,13 @@ def normal_sample(message: Any, topic: str = '') -> Sample:
         raise ConversionError(f'found the encoding {encoding!r} on a topic of normals; expected '
                               '32FC3 (unit vectors) or rgb8 ((n + 1) / 2); convert it')
     with np.errstate(invalid='ignore', over='ignore'):
-        length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-        good = np.isfinite(length) & (length >= 0.5)
+        x, y, z = (vectors[..., i] for i in range(3))
+        length = np.sqrt(x * x + y * y + z * z)[..., None]
+        good = (length >= 0.5) & (length < np.inf)
         if compressed or encoding != '32FC3':
             good &= length <= 1.2  # black and white are no vectors but the mark of no measurement
-        normals = np.where(good, vectors / length, np.nan).astype(np.float32)
+        normals = np.divide(vectors, np.where(good, length, np.float32(np.nan)),
+                            dtype=np.float32)
     if not good.any():
         raise ConversionError('found no normal in the picture (all zero or NaN); expected unit '
                               'vectors; check the publisher')

@@ -14,6 +14,7 @@ Choices that are written down here once:
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -60,16 +61,22 @@ _YUV422: dict[str, int] = {
     'yuyv': cv2.COLOR_YUV2RGB_YUY2,
 }
 _YUV420: dict[str, int] = {'nv12': cv2.COLOR_YUV2RGB_NV12, 'nv21': cv2.COLOR_YUV2RGB_NV21}
+# (y, u, v, 1) -> r, g, b, all 0..255
+_BT601 = np.array([[luma, u, v, -16 * luma - 128 * (u + v)] for luma, u, v in (
+    (1.164383, 0.0, 1.596027), (1.164383, -0.391762, -0.812968), (1.164383, 2.017232, 0.0))])
 _DEPTH_ENCODINGS = ('16UC1', '16SC1', '32FC1', '64FC1')
 
 COLOUR_ENCODINGS: tuple[str, ...] = (*_PACKED, *_YUV422, *_YUV420, 'nv24')
 
 
+_SPELLINGS = {name.lower(): name for name in (*COLOUR_ENCODINGS, *_DEPTH_ENCODINGS, '32FC3')}
+
+
+@lru_cache(maxsize=256)
 def encoding_name(text: str) -> str:
     """Return an encoding in its usual spelling (``RGB8`` -> ``rgb8``, ``8uc3`` -> ``8UC3``)."""
     text = text.strip()
-    known = {name.lower(): name for name in (*COLOUR_ENCODINGS, *_DEPTH_ENCODINGS, '32FC3')}
-    return known.get(text.lower(), text)
+    return _SPELLINGS.get(text.lower(), text)
 
 
 def picture_rows(message: Any, row_bytes: int, rows: int | None = None) -> np.ndarray:
@@ -82,12 +89,15 @@ def picture_rows(message: Any, row_bytes: int, rows: int | None = None) -> np.nd
     """
     require(message, 'a sensor_msgs Image', 'width', 'height', 'encoding', 'step', 'data')
     width, height, step = int(message.width), int(message.height), int(message.step)
+    rows = height if rows is None else rows
+    data = byte_view(message.data)
+    if width > 0 and height > 0 and step >= row_bytes and data.size == step * rows:
+        table = data.reshape(rows, step)
+        return table if step == row_bytes else table[:, :row_bytes]
     kind = f'{width}x{height} {message.encoding} picture'
     if width <= 0 or height <= 0:
         raise ConversionError(f'found an empty {kind}; expected a width and height above zero; '
                               'check the camera driver')
-    rows = height if rows is None else rows
-    data = byte_view(message.data)
     if step < row_bytes:
         raise ConversionError(f'found a step of {step} bytes in a {kind}; expected at least '
                               f'{row_bytes}; set step to the bytes of one row, padding included')
@@ -95,8 +105,7 @@ def picture_rows(message: Any, row_bytes: int, rows: int | None = None) -> np.nd
         raise ConversionError(f'found {data.size} bytes of data in a {kind} with step {step}; '
                               f'expected {step * rows} (step x {rows} rows); the driver cut the '
                               'picture or set a wrong step, height or encoding')
-    if data.size < step * rows:
-        data = np.concatenate([data, np.zeros(step * rows - data.size, np.uint8)])
+    data = np.concatenate([data, np.zeros(step * rows - data.size, np.uint8)])
     return data.reshape(rows, step)[:, :row_bytes]
 
 
@@ -107,16 +116,25 @@ def numbers(rows: np.ndarray, dtype: str, is_bigendian: Any) -> np.ndarray:
     :param dtype: numpy name without byte order, for example ``u2`` or ``f4``.
     :returns: [h, values].
     """
-    stored = np.dtype(('>' if is_bigendian else '<') + dtype)
-    return np.ascontiguousarray(rows).view(stored).astype(stored.newbyteorder('='), copy=False)
+    stored = _stored(dtype, bool(is_bigendian))
+    values = np.ascontiguousarray(rows).view(stored)
+    return values if stored.isnative else values.astype(stored.newbyteorder('='))
+
+
+@lru_cache(maxsize=32)
+def _stored(dtype: str, is_bigendian: bool) -> np.dtype:
+    return np.dtype(('>' if is_bigendian else '<') + dtype)
 
 
 def to_eight_bit(picture: np.ndarray) -> np.ndarray:
     """Scale a uint16 picture to uint8 over the sensor's range (10, 12 or 16 bit, see above)."""
     if picture.dtype == np.uint8:
         return picture
-    top = int(picture.max(initial=0))
-    full = next(limit for limit in (1023, 4095, 65535) if top <= limit)
+    # a few rows mostly tell a sensor of 16 bit, and all of them one of less
+    top = int(picture[::61].max(initial=0))
+    if top <= 4095:
+        top = int(picture.max(initial=0))
+    full = 1023 if top <= 1023 else 4095 if top <= 4095 else 65535
     return cv2.convertScaleAbs(picture, alpha=255.0 / full)
 
 
@@ -148,12 +166,9 @@ def _nv24(message: Any) -> np.ndarray:
         raise ConversionError(f'found {data.size} bytes of data in a {width}x{height} nv24 '
                               f'picture; expected {width * height * 3} without padding of rows; '
                               'publish it without padding or as rgb8')
-    luma = (data[:width * height].reshape(height, width).astype(np.float32) - 16) * 1.164383
-    chroma = data[width * height:].reshape(height, width, 2).astype(np.float32) - 128
-    u, v = chroma[..., 0], chroma[..., 1]
-    rgb = np.stack([luma + 1.596027 * v, luma - 0.391762 * u - 0.812968 * v,
-                    luma + 2.017232 * u], axis=-1)
-    return np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+    luma = data[:width * height].reshape(height, width)
+    chroma = data[width * height:].reshape(height, width, 2)
+    return cv2.transform(cv2.merge([luma, chroma]), _BT601)
 
 
 def _with_cv_bridge(message: Any, encoding: str) -> np.ndarray:
@@ -177,21 +192,22 @@ def rgb_picture(message: Any) -> np.ndarray:
     """Return the pixels of an Image message in colour.
 
     :param message: a sensor_msgs Image.
-    :returns: uint8 [H, W, 3] RGB, memory of its own.
+    :returns: uint8 [H, W, 3] RGB, contiguous: the message's own data where that is RGB already
+        and its rows have no padding, else memory of its own.
     :raises ConversionError: for unknown encodings, depth pictures and wrong sizes.
     """
-    require(message, 'a sensor_msgs Image', 'width', 'height', 'encoding', 'step', 'data')
+    require(message, 'a sensor_msgs Image', 'width', 'height', 'encoding')
     encoding = encoding_name(str(message.encoding))
     width, height = int(message.width), int(message.height)
     if encoding in _PACKED:
         channels, size, code = _PACKED[encoding]
-        rows = picture_rows(message, width * channels * size)
-        values = numbers(rows, f'u{size}', message.is_bigendian) if size > 1 else rows
-        picture = to_eight_bit(np.ascontiguousarray(values))
+        picture = picture_rows(message, width * channels * size)
+        if size > 1:
+            picture = to_eight_bit(numbers(picture, f'u{size}', message.is_bigendian))
         if channels > 1:
             picture = picture.reshape(height, width, channels)
         if code is None:
-            return picture.copy()
+            return np.ascontiguousarray(picture)
         if encoding.startswith('bayer') and (width < 3 or height < 3):
             raise ConversionError(f'found a {width}x{height} {encoding} picture; expected at '
                                   'least 3x3 pixels; check the camera driver')
@@ -201,8 +217,7 @@ def rgb_picture(message: Any) -> np.ndarray:
             raise ConversionError(f'found a {width}x{height} {encoding} picture; expected an even '
                                   'width; check the camera driver')
         rows = picture_rows(message, width * 2)
-        return cv2.cvtColor(np.ascontiguousarray(rows).reshape(height, width, 2),
-                            _YUV422[encoding])
+        return cv2.cvtColor(rows.reshape(height, width, 2), _YUV422[encoding])
     if encoding in _YUV420:
         return cv2.cvtColor(np.ascontiguousarray(_planar_420(message)), _YUV420[encoding])
     if encoding == 'nv24':
@@ -276,7 +291,7 @@ def image_sample(message: Any, topic: str = '') -> Sample:
     :returns: an image sample, uint8 [H, W, 3] RGB.
     :raises ConversionError: for messages that are not understood.
     """
-    if hasattr(message, 'format') and not hasattr(message, 'encoding'):
+    if not hasattr(message, 'encoding') and hasattr(message, 'format'):
         return compressed_image_sample(message, topic)
     return Sample(stamp_ns(message), rgb_picture(message), frame_id(message), topic=topic)
 

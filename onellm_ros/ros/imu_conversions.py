@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+import math
 from typing import Any
 
 import numpy as np
@@ -16,30 +17,38 @@ import numpy as np
 from onellm_ros.modality import Sample
 from onellm_ros.ros.message_fields import ConversionError, frame_id, require, stamp_ns
 
+Vector = tuple[float, float, float]
+_ZERO: Vector = (0.0, 0.0, 0.0)
+
 
 @dataclass(frozen=True, eq=False)
 class ImuParts:
     """What one Imu message measured; a part that it does not have is None.
 
-    :param accelerometer: [3] m/s^2.
-    :param gyroscope: [3] rad/s.
+    :param accelerometer: x, y, z in m/s^2.
+    :param gyroscope: x, y, z in rad/s.
     :param gyroscope_zero: the gyroscope is exactly zero: at rest without noise, or not there.
     """
 
     stamp_ns: int
     frame_id: str
-    accelerometer: np.ndarray | None
-    gyroscope: np.ndarray | None
+    accelerometer: Vector | None
+    gyroscope: Vector | None
     gyroscope_zero: bool = False
 
 
-def _vector(message: Any, name: str) -> np.ndarray | None:
-    """Return a vector field as float64 [3], or None if its covariance starts with -1."""
-    covariance = getattr(message, f'{name}_covariance', None)
+def _vector(message: Any, name: str, covariance_name: str) -> Vector | None:
+    """Return a vector field, or None if its covariance starts with -1."""
+    covariance = getattr(message, covariance_name, None)
     if covariance is not None and len(covariance) and float(covariance[0]) == -1.0:
         return None
     value = getattr(message, name)
-    return np.array([value.x, value.y, value.z], np.float64)
+    vector = float(value.x), float(value.y), float(value.z)
+    if not math.isfinite(sum(vector)) and not all(map(math.isfinite, vector)):
+        raise ConversionError(f'found {name} {list(vector)} in an Imu; expected finite '
+                              'numbers; a part that is not measured is marked by -1 as the '
+                              'first number of its covariance')
+    return vector
 
 
 def imu_parts(message: Any) -> ImuParts:
@@ -51,16 +60,11 @@ def imu_parts(message: Any) -> ImuParts:
     :raises ConversionError: for NaN or infinity, and when both parts are absent.
     """
     require(message, 'a sensor_msgs Imu', 'linear_acceleration', 'angular_velocity')
-    accelerometer = _vector(message, 'linear_acceleration')
-    gyroscope = _vector(message, 'angular_velocity')
-    for name, values in (('linear_acceleration', accelerometer), ('angular_velocity', gyroscope)):
-        if values is not None and not np.isfinite(values).all():
-            raise ConversionError(f'found {name} {values.tolist()} in an Imu; expected finite '
-                                  'numbers; a part that is not measured is marked by -1 as the '
-                                  'first number of its covariance')
-    if accelerometer is not None and not accelerometer.any():
+    accelerometer = _vector(message, 'linear_acceleration', 'linear_acceleration_covariance')
+    gyroscope = _vector(message, 'angular_velocity', 'angular_velocity_covariance')
+    if accelerometer is not None and not any(accelerometer):
         accelerometer = None
-    zero = gyroscope is not None and not gyroscope.any()
+    zero = gyroscope is not None and not any(gyroscope)
     if accelerometer is None and (gyroscope is None or zero):
         raise ConversionError('found neither an acceleration nor an angular velocity in an Imu '
                               '(zero, or covariance -1); expected at least one; an Imu that only '
@@ -68,12 +72,10 @@ def imu_parts(message: Any) -> ImuParts:
     return ImuParts(stamp_ns(message), frame_id(message), accelerometer, gyroscope, zero)
 
 
-def _sample(stamp: int, frame: str, accelerometer: np.ndarray | None,
-            gyroscope: np.ndarray | None, topic: str) -> Sample:
+def _sample(stamp: int, frame: str, accelerometer: Vector | None, gyroscope: Vector | None,
+            topic: str) -> Sample:
     """Return a 6-vector; an absent part is zero."""
-    zero = np.zeros(3)
-    data = np.concatenate([zero if accelerometer is None else accelerometer,
-                           zero if gyroscope is None else gyroscope])
+    data = np.array((accelerometer or _ZERO) + (gyroscope or _ZERO))
     return Sample(stamp, data, frame, topic=topic)
 
 
@@ -175,16 +177,17 @@ class ImuMerger:
                 self._accels.popleft()
         return ready
 
-    def _acceleration_at(self, stamp: int, times: list[int]) -> np.ndarray | None:
+    def _acceleration_at(self, stamp: int, times: list[int]) -> Vector | None:
         """Return the acceleration at a stamp: interpolated, or held from within the patience."""
         near = [(t, a.accelerometer) for t, a in zip(times, self._accels, strict=True)
                 if abs(t - stamp) <= self.patience_ns and a.accelerometer is not None]
         if not near:
             return None
         stamps = np.array([t - stamp for t, _ in near], np.float64)
-        values = np.stack([a for _, a in near])
+        values = np.array([a for _, a in near])
         order = np.argsort(stamps, kind='stable')
-        return np.array([np.interp(0.0, stamps[order], values[order, i]) for i in range(3)])
+        x, y, z = (float(np.interp(0.0, stamps[order], values[order, i])) for i in range(3))
+        return x, y, z
 
     def _lonely_accelerations(self, topic: str) -> list[Sample]:
         """Return accelerations that waited too long for any gyroscope, with zeros in its place."""

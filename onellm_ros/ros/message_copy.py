@@ -47,9 +47,7 @@ def _value(default: Any, kind: Any, value: Any) -> Any:
         return fill_message(default, value)
     if isinstance(default, array.array):
         numbers = np.ascontiguousarray(value, dtype=np.dtype(default.typecode))
-        filled = array.array(default.typecode)
-        filled.frombytes(numbers.tobytes())
-        return filled
+        return array_of(numbers, default.typecode)
     if isinstance(default, np.ndarray):
         return np.asarray(value, dtype=default.dtype).reshape(default.shape)
     if isinstance(default, list):
@@ -66,5 +64,6 @@ def _value(default: Any, kind: Any, value: Any) -> Any:
 def array_of(values: np.ndarray, typecode: str) -> array.array:
     """Return numbers as the array that rclpy takes without a check of every element."""
     filled = array.array(typecode)
-    filled.frombytes(np.ascontiguousarray(values, dtype=np.dtype(typecode)).tobytes())
+    numbers = np.ascontiguousarray(values, dtype=np.dtype(typecode))
+    filled.frombytes(numbers.reshape(-1).view(np.uint8).data)
     return filled

@@ -6,6 +6,8 @@ deserialized, whose array fields are numpy arrays. No message package is importe
 
 from __future__ import annotations
 
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -43,7 +45,11 @@ def stamp_ns(header: Any) -> int:
     :param header: a Header, a message with a ``header``, or a Time; ROS 1 names (secs, nsecs) too.
     :returns: nanoseconds; 0 when there is no header.
     """
-    header = getattr(header, 'header', header)
+    try:
+        stamp = header.header.stamp
+        return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
+    except AttributeError:
+        header = getattr(header, 'header', header)
     stamp = getattr(header, 'stamp', header)
     seconds = getattr(stamp, 'sec', getattr(stamp, 'secs', None))
     if seconds is None:
@@ -62,11 +68,18 @@ def require(message: Any, what: str, *names: str) -> None:
 
     :raises ConversionError: naming the missing fields and the message's type.
     """
-    missing = [name for name in names if not hasattr(message, name)]
-    if missing:
+    try:
+        _getter(names)(message)
+    except AttributeError:
+        missing = [name for name in names if not hasattr(message, name)]
         raise ConversionError(
             f'found a {type(message).__name__} without the field(s) {", ".join(missing)}; '
-            f'expected {what}; check the type of the topic')
+            f'expected {what}; check the type of the topic') from None
+
+
+@lru_cache(maxsize=64)
+def _getter(names: tuple[str, ...]) -> attrgetter[Any]:
+    return attrgetter(*names)
 
 
 def intrinsics(camera_info: Any) -> tuple[float, float, float, float]:
