@@ -156,7 +156,7 @@ def main() -> None:
         give_back()
     kind = torch.bfloat16 if device.type == 'cuda' else torch.float32
     present = (Modality.IMAGE, Modality.IMU) if args.quick else FIVE
-    growth(report, 'tiny, random', random_engine(TINY, device, kind), windows)
+    growth(report, 'tiny, random', random_engine(TINY, device, kind), windows, present)
     if not args.only_tiny:
         growth(report, 'nano', Engine.load('nano', args.device), windows, present)
     report.finish(args.json)

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument('--device', default='auto')
     args = parser.parse_args()
     report = Report('How long questions wait', 'torch')
-    questions = 4 if args.quick else args.repeats
+    questions = 3 if args.quick else args.repeats
     engine = Engine.load(args.model, args.device)
     observations = [World(seed).sample() for seed in range(4)]
     for preempt in (False, True):

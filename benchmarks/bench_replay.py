@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument('--processes', type=int, default=2, help='beside one')
     parser.add_argument('--ray', metavar='ADDRESS', help='a Ray cluster, too (needs ray)')
     args = parser.parse_args()
-    repeats, seconds = (1, min(args.seconds, 20.0)) if args.quick else (args.repeats, args.seconds)
+    repeats, seconds = (1, min(args.seconds, 12.0)) if args.quick else (args.repeats, args.seconds)
     report = Report('Replay of a recording against real time', 'torch', 'rosbags')
     with tempfile.TemporaryDirectory() as folder:
         bag, out = Path(folder) / 'bag', Path(folder) / 'out.jsonl'

@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument('--precision', choices=('bf16', 'float32'), default='bf16')
     args = parser.parse_args()
     device = find_device(args.device)
-    steps, worlds = (3, 16) if args.quick else (args.steps, args.worlds)
+    steps, worlds = (2, 16) if args.quick else (args.steps, args.worlds)
     report = Report('Training', 'torch', 'numpy')
     stage = RECIPES['nano'].stage(STAGE)
     if args.quick:
