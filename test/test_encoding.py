@@ -127,8 +127,27 @@ def test_a_linear_map_is_the_same_through_either_library(monkeypatch):
         torch.testing.assert_close(fast_linear.linear(module, x), module(x), rtol=0, atol=1e-5)
         with torch.enable_grad():
             assert fast_linear.linear(module, x).requires_grad
+        with torch.autocast('cpu', torch.bfloat16):
+            assert fast_linear.linear(module, x).dtype is torch.bfloat16
         half = module.bfloat16()
         assert fast_linear.linear(half, x.bfloat16()).dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize('size', [28, 31])
+def test_a_convolution_of_patches_is_the_same_as_a_product(monkeypatch, size):
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip('this torch has no oneDNN')
+    monkeypatch.setattr(fast_linear, '_onednn_is_faster', lambda: True)
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(3, 10, 7, 7, bias=False)
+    for pictures in (torch.randn(4, 3, size, size), torch.randn(4, 2, 3, size, size)[:, 1]):
+        expected = conv(pictures).flatten(2).transpose(1, 2)
+        torch.testing.assert_close(fast_linear.patches(conv, pictures), expected, rtol=0,
+                                   atol=1e-5)
+        with torch.enable_grad():
+            assert fast_linear.patches(conv, pictures).requires_grad
+    marked = torch.nn.Conv2d(3, 10, 7, 5, bias=False)           # overlapping: no product of rows
+    assert fast_linear.patches(marked, pictures).shape[1] == ((size - 7) // 5 + 1) ** 2
 
 
 def test_farthest_points_are_those_that_torch_alone_finds(monkeypatch):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 import torch.nn.functional as F  # noqa: N812
 
 from onellm_ros.config import ConfigError, EncoderConfig
+from onellm_ros.model.fast_linear import patches
 from onellm_ros.model.layers import init_linear, init_residual
 
 ACTIVATIONS = ('quick_gelu', 'gelu')
@@ -70,7 +71,7 @@ class Encoder(nn.Module):
 
     def patches(self, pictures: Tensor) -> Tensor:
         """Turn [B, 3, S, S] into [B, tokens, D]."""
-        return self.patch(pictures).flatten(2).transpose(1, 2)
+        return patches(self.patch, pictures)
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Encode [B, N, D] with positions [N + 1, D] -> [B, N + 1, D], class token first."""

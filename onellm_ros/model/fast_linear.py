@@ -30,19 +30,48 @@ def _onednn_is_faster() -> bool:
         return False
 
 
+def _pays(x: Tensor, weight: Tensor, rows: int) -> bool:
+    """Say whether oneDNN is to multiply: float32 on the CPU, enough rows, nobody watches."""
+    return x.device.type == 'cpu' and rows >= _FEWEST_ROWS \
+        and x.dtype is weight.dtype is torch.float32 and type(weight) is nn.Parameter \
+        and _plain() and _onednn_is_faster()
+
+
+def _untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
+    return type(module) is kind and not module._forward_hooks and not module._forward_pre_hooks
+
+
 def linear(module: nn.Module, x: Tensor) -> Tensor:
     """Apply a linear map to the rows of ``x`` [T, in] -> [T, out].
 
     Anything but a plain float32 ``nn.Linear`` on the CPU (quantised, wrapped, with hooks, on a
     GPU, under autocast or with gradients) is called as it is.
     """
-    if type(module) is nn.Linear and x.device.type == 'cpu' and len(x) >= _FEWEST_ROWS \
-            and x.dtype is module.weight.dtype is torch.float32 \
-            and type(module.weight) is nn.Parameter and not module._forward_hooks \
-            and not module._forward_pre_hooks and _plain() and _onednn_is_faster():
+    if _untouched(module, nn.Linear) and _pays(x, module.weight, len(x)):
         return torch.ops.mkldnn._linear_pointwise(
             x.contiguous(), module.weight, module.bias, 'none', [], '')
     return module(x)
+
+
+def patches(module: nn.Module, pictures: Tensor) -> Tensor:
+    """Apply a convolution whose kernel is its stride, [B, C, S, S] -> [B, (S // kernel)^2, out].
+
+    As one matrix product where :func:`linear` would take oneDNN, too; else as it is.
+    """
+    if _untouched(module, nn.Conv2d) and module.bias is None \
+            and module.kernel_size == module.stride and module.groups == 1 \
+            and module.padding == (0, 0) and module.dilation == (1, 1):
+        (high, wide), (batch, channels) = module.stride, pictures.shape[:2]
+        down, along = pictures.shape[-2] // high, pictures.shape[-1] // wide
+        if _pays(pictures, module.weight, batch * down * along):
+            cut = pictures[..., :down * high, :along * wide]
+            rows = cut.unflatten(-2, (down, high)).unflatten(-1, (along, wide)) \
+                .permute(0, 2, 4, 1, 3, 5).reshape(-1, channels * high * wide)
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(
+                rows, module.weight.flatten(1), None, 'none', [], '')
+            return out.unflatten(0, (batch, down * along))
+    found: Tensor = module(pictures)
+    return found.flatten(2).transpose(1, 2)
 
 
 def _plain() -> bool:
