@@ -153,6 +153,7 @@ def test_figures_become_words() -> None:
     (('--windows', '0'), '--windows: found 0'),
     (('--device', 'tpu'), "found 'tpu'"),
     (('--model', '/no/such/model'), 'not found'),
+    (('--random', 'nano', '--backend', 'onnx'), 'random weights have none'),
     (('--random', 'nano', '--max-tokens', '2000'), 'expected at most half')])
 def test_wrong_use_is_one_line(words: tuple[str, ...], said: str,
                                capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help='random weights of this size, nothing is downloaded: '
                             f'{", ".join(SIZES)}')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N')
+    parser.add_argument('--backend', choices=('auto', 'torch', 'onnx'), default='auto',
+                        help='what computes; auto: as the node (default)')
     parser.add_argument('--threads', type=int, default=0, help='CPU threads; 0: as the node')
     parser.add_argument('--modalities', metavar='A,B', default=','.join(m.value for m in FIVE),
                         help='that a window holds (default: %(default)s)')
@@ -80,6 +82,9 @@ def _loaded(args: argparse.Namespace) -> tuple[Any, int, float, int]:
 
     :raises RuntimeError: if it does not fit, or cannot be loaded.
     """
+    if args.random and args.backend == 'onnx':
+        raise BenchError('--backend onnx: expected --model with an export of its weights '
+                         '(onellm export); random weights have none')
     import torch
 
     from onellm_ros.inference.engine import Engine
@@ -97,7 +102,7 @@ def _loaded(args: argparse.Namespace) -> tuple[Any, int, float, int]:
         model = args.model or 'nano'
         weights = check_memory(NodeConfig(model=model, device=args.device)).weights
         started = time.perf_counter()
-        engine = Engine.load(model, args.device, threads=args.threads)
+        engine = Engine.load(model, args.device, threads=args.threads, backend=args.backend)
     wait_for(device)
     return engine, weights, time.perf_counter() - started, (rss_bytes() or 0) - before
 
@@ -129,8 +134,8 @@ def _rows(engine: Any, found: Stages, load_s: float, sizes: tuple[int, int], ran
         most = GOALS_MS.get(stage) if on_cpu and engine.name == 'nano' else None
         add(name, [1e3 * s for s in found.seconds[stage]], 'ms', goal=f'<= {most}' if most else '')
     if found.rates:
-        llm: Any = engine.model.llm
-        read = sum(p.nbytes for p in llm.parameters()) - (
+        llm: Any = getattr(engine.model, 'llm', None)
+        read = 0 if llm is None else sum(p.nbytes for p in llm.parameters()) - (
             0 if llm.config.tied_embeddings else llm.tok_embeddings.weight.nbytes)
         limit = copy_bandwidth(engine.device) / read if read >= _LEAST_LIMIT else None
         add('tokens a second', found.rates, 'tokens/s', limit, more=True)
@@ -169,16 +174,19 @@ def _bench(args: argparse.Namespace) -> int:
         raise BenchError(f"--max-tokens {tokens}: expected at most half of the model's "
                          f'{config.llm.max_positions} positions')
     machine = machine_line(engine.device)
-    print(f'{machine}\n{engine.name}{" " + engine.weights_hash if engine.weights_hash else ""}, '
-          f'{parameters_of(engine) / 1e9:.3g} billion parameters, on {engine.device}; windows of '
+    parameters = parameters_of(engine)
+    size = f', {parameters / 1e9:.3g} billion parameters' if parameters else ''
+    print(f'{machine}\n{engine.name}{" " + engine.weights_hash if engine.weights_hash else ""}'
+          f'{size}, by {engine.backend.name} on {engine.device}; windows of '
           f'{", ".join(m.value for m in present)}; medians of {count} (lowest to highest)',
           flush=True)
     print('rendering windows ...', file=sys.stderr, flush=True)
-    windows = list(sensed_windows(config.tokenizer, present, count + WARM_UP))
+    warm_up = 1 if args.quick else WARM_UP
+    windows = list(sensed_windows(config.tokenizer, present, count + warm_up))
     before = rss_bytes() or 0
-    found = measure(engine, windows, tokens)
+    found = measure(engine, windows, tokens, warm_up)
     taken += (rss_bytes() or 0) - before
-    value = next(engine.model.parameters()).element_size()
+    value = 2 if engine.device.type == 'cuda' else 4
     prefix = 1 + len(found.used) * (config.upm.modality_tokens + 2)
     counted = weights + position_bytes(config, value) * (2 * prefix + tokens)
     rows = _rows(engine, found, load_s, (counted, cuda_bytes() or taken), bool(args.random))

@@ -172,6 +172,6 @@ def python_shares(engine: Any, window: SensedWindow, max_tokens: int = MAX_TOKEN
 
 
 def parameters_of(engine: EngineLike) -> int:
-    """Return how many parameters a loaded model has."""
-    model: Any = engine
-    return sum(p.numel() for p in model.model.parameters())
+    """Return how many parameters a loaded model has; 0 where its backend does not say."""
+    model: Any = getattr(engine, 'model', None)
+    return 0 if model is None else sum(p.numel() for p in model.parameters())
