@@ -72,11 +72,20 @@ def fast_and_plain(model: Llama, decoder: LoopDecoder | GraphDecoder, prefix: in
     for cache in caches:
         model(begin, cache=cache)
     for token in torch.randint(0, model.config.vocab_size, (steps,), generator=draw).tolist():
-        found = decoder.step(token, caches[0])
+        found = decoder.step([token], caches[0])
         assert found is not None
         plain = model(model.embed(torch.tensor([[token]])), cache=caches[1])[0, -1]
         assert float(plain.std()) > 0.1
         torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-5)
+    if isinstance(decoder, LoopDecoder) and not model.rope.grows:
+        for count in (2, 5, decoding.MOST_TOKENS):
+            words = torch.randint(0, model.config.vocab_size, (count,), generator=draw).tolist()
+            copies = [cache.copy(cache.length + count) for cache in caches]
+            found = decoder.step(words, copies[0])
+            assert found is not None and copies[0].length == prefix + steps + count
+            plain = model(model.embed(torch.tensor([words])), cache=copies[1])[0, -1]
+            torch.testing.assert_close(found, plain, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(copies[0].values, copies[1].values, atol=1e-5, rtol=1e-5)
     return caches[0], caches[1]
 
 
@@ -120,7 +129,7 @@ def test_both_paths_may_take_turns_on_one_cache(make: Any) -> None:
     torch.testing.assert_close(model(words, cache=cache.copy(20)),
                                model(words, cache=plain.copy(20)), atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match='expected room for 18 positions, found 17'):
-        decoder.step(1, cache)
+        decoder.step([1], cache)
 
 
 @pytest.mark.parametrize('make', [decoder_of, graphs_of])
@@ -131,7 +140,7 @@ def test_several_answers_at_once(make: Any) -> None:
     said: list[list[torch.Tensor]] = [[], []]
     for token in (3, 1, 4, 1):
         for cache, out in zip((first, second), said):
-            found = decoder.step(token, cache)
+            found = decoder.step([token], cache)
             assert found is not None
             out.append(found)
     for one, other in zip(*said):
@@ -143,7 +152,7 @@ def test_weights_may_change_between_answers() -> None:
     decoder = decoder_of(model)
 
     def say(llm: Llama) -> torch.Tensor:
-        found = decoder.step(7, llm.new_cache(1, 1))
+        found = decoder.step([7], llm.new_cache(1, 1))
         assert found is not None
         return found
 
@@ -170,7 +179,7 @@ def test_values_that_are_not_finite_or_very_large() -> None:
     both_ways(model, steps=4)
     with torch.inference_mode(False), torch.no_grad():
         model.layers[0].attention.wv.weight[0, 0] = torch.nan
-    found = decoder.step(1, model.new_cache(1, 1))
+    found = decoder.step([1], model.new_cache(1, 1))
     assert found is not None and bool(found.isnan().all())
 
 
@@ -183,12 +192,12 @@ def test_what_the_loops_do_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
     model = made(BASE)
     decoder = decoder_of(model)
     for cache in (model.new_cache(2, 3), model.new_cache(1, 3, torch.bfloat16)):
-        assert decoder.step(1, cache) is None and cache.length == 0
+        assert decoder.step([1], cache) is None and cache.length == 0
     with torch.inference_mode(False):
         followed = model.new_cache(1, 3)
         model(model.embed(torch.tensor([[1]])), cache=followed)     # for its gradient
-        assert decoder.step(1, followed) is None and followed.length == 1
-    assert decoder.step(61, model.new_cache(1, 3)) is None      # the plain path says what is wrong
+        assert decoder.step([1], followed) is None and followed.length == 1
+    assert decoder.step([61], model.new_cache(1, 3)) is None   # the plain path says what is wrong
     monkeypatch.setattr(decoding, 'MOST_PARAMETERS', 1000)
     assert LoopDecoder.of(model) is None
 
@@ -208,7 +217,7 @@ def test_without_compiled_loops_the_plain_path_serves(
         assert isinstance(cache, KVCache)
         copy = cache.copy(9)
         first = backend.step([5, 6, 7], copy)
-        assert copy.run is None
+        assert (copy.run is not None) == (backend is fast)
         logits.append((first, backend.step([8], copy)))
         assert (copy.run is not None) == (backend is fast)
         assert copy.length == 5 and cache.length == 1
@@ -259,14 +268,14 @@ def test_answers_decode_in_slots_that_are_given_back() -> None:
     model = made(BASE)
     decoder = graphs_of(model)
     caches = [model.new_cache(1, 4) for _ in range(SLOTS + 1)]
-    said = [decoder.step(7, cache) for cache in caches]
+    said = [decoder.step([7], cache) for cache in caches]
     assert said[-1] is None and caches[-1].length == 0      # one too many: the plain path
     assert said[0] is not None and said[1] is not None and torch.equal(said[0], said[1])
     caches[0].keys.fill_(torch.nan)                         # nothing of it is left
     del caches[0]
-    found = decoder.step(7, caches[-1])
+    found = decoder.step([7], caches[-1])
     assert found is not None and torch.equal(found, said[0])
-    assert decoder.step(7, model.new_cache(1, 65)) is None  # longer than any graph
+    assert decoder.step([7], model.new_cache(1, 65)) is None  # longer than any graph
 
 
 def test_a_decoder_is_compared_with_the_plain_path_before_it_is_used() -> None:
@@ -281,9 +290,9 @@ def test_a_decoder_is_compared_with_the_plain_path_before_it_is_used() -> None:
 def test_weights_that_moved_end_the_use_of_graphs() -> None:
     model = made(BASE)
     decoder = graphs_of(model)
-    assert decoder.step(7, model.new_cache(1, 1)) is not None
+    assert decoder.step([7], model.new_cache(1, 1)) is not None
     model.load_state_dict(made(BASE, seed=1).state_dict(), assign=True)
-    assert decoder.step(7, model.new_cache(1, 1)) is None
+    assert decoder.step([7], model.new_cache(1, 1)) is None
 
 
 def test_one_compilation_serves_all_layers() -> None:

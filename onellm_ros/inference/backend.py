@@ -129,8 +129,8 @@ class TorchBackend:
         """See :class:`Backend`."""
         if isinstance(cache, KVCache) and cache.head:
             ids = cache.skip(ids)
-        if len(ids) == 1 and self._decoder is not None and isinstance(cache, KVCache):
-            found = self._decoder.step(ids[0], cache)
+        if self._decoder is not None and isinstance(cache, KVCache):
+            found = self._decoder.step(ids, cache)
             if found is not None:
                 return found
         tokens = torch.tensor([ids], device=self.device)

@@ -1,4 +1,4 @@
-"""The fast path for one more token behind a cache; where it does not fit, the plain path serves.
+"""The fast path for few more tokens behind a cache; where it does not fit, the plain path serves.
 
 A small float32 model on the CPU is decoded by compiled loops (:mod:`onellm_ros.inference.kernels`)
 straight from its own weights: nothing is copied, and training may go on with them. A model on a
@@ -7,6 +7,7 @@ GPU is decoded by captured graphs (:mod:`onellm_ros.inference.graphs`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 import logging
 from typing import Any
@@ -22,7 +23,7 @@ from onellm_ros.model.llm import KVCache, Llama
 
 # Above this the weights come from memory, whose bandwidth PyTorch's threads use better together.
 MOST_PARAMETERS = 100_000_000
-
+MOST_TOKENS = 31    # at once; for more, PyTorch's products of matrices are as fast
 _BLOCK = 256        # positions whose rotary turns are computed together
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class _Run:
 
 
 class LoopDecoder:
-    """Decodes a small language model by compiled loops, one token of one sequence a call.
+    """Computes a small language model by compiled loops, some tokens of one sequence a call.
 
     Not for two threads at once.
     """
@@ -54,6 +55,7 @@ class LoopDecoder:
         hidden = swiglu_hidden(config.dim, config.multiple_of, config.hidden)
         self._sizes = np.array([config.dim, heads, shared, config.head_size, hidden])
         self._widest = max(config.dim, heads * config.head_size, hidden)
+        self._work = np.empty((5, MOST_TOKENS, self._widest), np.float32)
         self._room = 0
         self._turns = np.empty((2, 0, config.head_size // 2), np.float32)
 
@@ -67,7 +69,7 @@ class LoopDecoder:
             return None
         try:
             decoder = cls(llm)
-            decoder.step(0, llm.new_cache(1, 1))
+            decoder.step([0], llm.new_cache(1, 1))
         except (ImportError, RuntimeError) as error:    # no numba, or nowhere to keep its results
             _log.warning('tokens are decoded on the slower path: %s', error)
             return None
@@ -111,32 +113,37 @@ class LoopDecoder:
         self._room += _BLOCK * len(more)
         self._turns = np.concatenate([self._turns, *(b.numpy() for b in blocks)], 1)
         size = max(self._widest, self._room)
-        self._work, self._bits = np.empty((6, size), np.float32), np.empty(size, np.int32)
+        self._scores, self._bits = np.empty(size, np.float32), np.empty(size, np.int32)
 
-    def step(self, token: int, cache: KVCache) -> Tensor | None:
-        """Run one token behind a cache, which grows; return float32 logits [vocab].
+    def step(self, ids: Sequence[int], cache: KVCache) -> Tensor | None:
+        """Run tokens behind a cache, which grows; return float32 logits [vocab] of the last.
 
-        :returns: None where this cache is not for it; nothing has happened then.
-        :raises ValueError: if the cache is full.
+        :returns: None where these or this cache are not for it; nothing has happened then.
+        :raises ValueError: if the cache is too short.
         """
+        if not 0 < len(ids) <= MOST_TOKENS or len(ids) > 1 and self.llm.rope.grows or \
+                not 0 <= min(ids) <= max(ids) < self.llm.config.vocab_size:
+            return None
         run = self._run(cache)
-        if run is None or not 0 <= token < self.llm.config.vocab_size:
+        if run is None:
             return None
         at = cache.length
-        if at >= cache.capacity:
-            raise ValueError(f'key/value cache: expected room for {at + 1} positions, found '
+        end = at + len(ids)
+        if end > cache.capacity:
+            raise ValueError(f'key/value cache: expected room for {end} positions, found '
                              f'{cache.capacity}')
         if self.llm.rope.grows:
             turns = self.llm.rope(torch.tensor([at]))
             self._turns[:, at] = torch.cat(turns)[:, 0].numpy()
         if self.llm.config.sliding_window:
-            cache.positions[:, at] = at
-        logits = torch.empty(self.llm.config.vocab_size)
-        self._kernels.token(run.table, run.top, self._sizes, self.llm.config.norm_eps, token, at,
-                            run.keys, run.values, self._turns, self._work, self._bits,
-                            logits.numpy())
-        cache.length = at + 1
-        return logits
+            cache.positions[:, at:end] = torch.arange(at, end)
+        logits = torch.empty(1, self.llm.config.vocab_size)
+        self._kernels.forward(
+            run.table, run.top, self._sizes, self.llm.config.norm_eps, np.array(ids), at,
+            run.keys, run.values, self._turns, self._work, self._scores, self._bits,
+            logits.numpy())
+        cache.length = end
+        return logits[0]
 
 
 def decoder_of(llm: Llama) -> LoopDecoder | GraphDecoder | None:

@@ -7,7 +7,7 @@ addresses, so answers are decoded in one of a few slots whose buffers do not mov
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import logging
 from typing import Any
 import weakref
@@ -138,7 +138,7 @@ class GraphDecoder:
             whole.length = length - 1
             plain = whole.copy(length)
             wanted = llm(llm.embed(torch.tensor([[1]], device=self._device)), cache=plain)[0, -1]
-            found = self.step(1, whole)
+            found = self.step([1], whole)
             assert found is not None
             wanted = wanted.float()
             apart = float((found - wanted).abs().max() / wanted.std())
@@ -204,13 +204,14 @@ class GraphDecoder:
             slot.graphs[length] = graph
         return slot.graphs[length]
 
-    def step(self, token: int, cache: KVCache) -> Tensor | None:
+    def step(self, ids: Sequence[int], cache: KVCache) -> Tensor | None:
         """Run one token behind a cache, which grows; return float32 logits [vocab].
 
-        :returns: None where this cache is not for it; nothing has happened then.
+        :returns: None where this is not one, or this cache is not for it; nothing has happened
+            then.
         :raises ValueError: if the cache is full.
         """
-        if not 0 <= token < self.llm.config.vocab_size:
+        if len(ids) != 1 or not 0 <= ids[0] < self.llm.config.vocab_size:
             return None
         at = cache.length
         if at >= cache.capacity:
@@ -220,7 +221,7 @@ class GraphDecoder:
         if slot is None:
             return None
         length = next(n for n in self._lengths if n > at)
-        self._token.fill_(token)
+        self._token.fill_(ids[0])
         self._at.fill_(at)
         if self._captured:
             self._graph(slot, length).replay()

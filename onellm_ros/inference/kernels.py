@@ -1,4 +1,4 @@
-"""One token through a small language model on one CPU core: the loops, compiled by numba.
+"""Tokens through a small language model on one CPU core: the loops, compiled by numba.
 
 At this size PyTorch's operations cost more by being called than by what they compute. The weights
 stay where the model has them: a table holds their addresses, and whoever calls keeps the tensors
@@ -43,37 +43,68 @@ def _at(address, rows, columns):
     return carray(_pointer(address), (rows, columns), np.float32)
 
 
+@njit(**HELPER)
+def _put(out, i, a, b, c, d, add):
+    if add:
+        out[i] += a
+        out[i + 1] += b
+        out[i + 2] += c
+        out[i + 3] += d
+    else:
+        out[i], out[i + 1], out[i + 2], out[i + 3] = a, b, c, d
+
+
 @njit(**KERNEL)
-def linear(weight, bias, x, out, rows, columns, add):
-    """out[:rows] = weight [rows, columns] @ x + bias, or that added to it."""
+def linear(weight, bias, x, out, count, rows, columns, add):
+    """out[n, :rows] = weight [rows, columns] @ x[n] + bias for n < count, or that added to it.
+
+    Four rows of weights together, so that each value of x is loaded once for them, and positions
+    by twos, so that each weight is.
+    """
     w = _at(weight, rows, columns)
     i = 0
-    while i + 4 <= rows:            # four rows together: each value of x is loaded once for them
-        a, b, c, d = _F(0), _F(0), _F(0), _F(0)
-        for j in range(columns):
-            v = x[j]
-            a += w[i, j] * v
-            b += w[i + 1, j] * v
-            c += w[i + 2, j] * v
-            d += w[i + 3, j] * v
-        if add:
-            out[i] += a
-            out[i + 1] += b
-            out[i + 2] += c
-            out[i + 3] += d
-        else:
-            out[i], out[i + 1], out[i + 2], out[i + 3] = a, b, c, d
+    while i + 4 <= rows:
+        n = 0
+        while n + 2 <= count:
+            y, z = x[n], x[n + 1]
+            a, b, c, d = _F(0), _F(0), _F(0), _F(0)
+            e, f, g, h = _F(0), _F(0), _F(0), _F(0)
+            for j in range(columns):
+                s, t = y[j], z[j]
+                a += w[i, j] * s
+                b += w[i + 1, j] * s
+                c += w[i + 2, j] * s
+                d += w[i + 3, j] * s
+                e += w[i, j] * t
+                f += w[i + 1, j] * t
+                g += w[i + 2, j] * t
+                h += w[i + 3, j] * t
+            _put(out[n], i, a, b, c, d, add)
+            _put(out[n + 1], i, e, f, g, h, add)
+            n += 2
+        if n < count:
+            y = x[n]
+            a, b, c, d = _F(0), _F(0), _F(0), _F(0)
+            for j in range(columns):
+                s = y[j]
+                a += w[i, j] * s
+                b += w[i + 1, j] * s
+                c += w[i + 2, j] * s
+                d += w[i + 3, j] * s
+            _put(out[n], i, a, b, c, d, add)
         i += 4
     while i < rows:
-        a = _F(0)
-        for j in range(columns):
-            a += w[i, j] * x[j]
-        out[i] = out[i] + a if add else a
+        for n in range(count):
+            a = _F(0)
+            for j in range(columns):
+                a += w[i, j] * x[n, j]
+            out[n, i] = out[n, i] + a if add else a
         i += 1
     if bias:
         more = _at(bias, 1, rows)
-        for i in range(rows):
-            out[i] += more[0, i]
+        for n in range(count):
+            for i in range(rows):
+                out[n, i] += more[0, i]
 
 
 @njit(**HELPER)
@@ -174,53 +205,60 @@ def _attend(q, keys, values, out, heads, shared, size, first, end, scores, bits)
 
 
 @njit(**KERNEL)
-def token(table, top, sizes, eps, word, at, keys, values, turns, work, bits, logits):
-    """Run one token behind ``at`` stored ones; its keys and values are stored, too.
+def forward(table, top, sizes, eps, words, at, keys, values, turns, work, scores, bits, logits):
+    """Run some tokens behind ``at`` stored ones; their keys and values are stored, too.
 
     :param table: int64 [layers, columns], see ``COLUMNS``. :param top: addresses of embeddings,
         last norm and output. :param sizes: width, heads, key heads, head size, hidden size.
-    :param eps: of the norms. :param word: its id. :param at: its position.
+    :param eps: of the norms. :param words: int64 [N] ids. :param at: position of the first.
     :param keys: [layers, key heads, capacity, head size]. :param values: alike.
     :param turns: cosines and sines [2, capacity, head size / 2].
-    :param work: float32 [6, n] and ``bits`` int32 [n] to work in, n of the largest of width, all
-        heads, hidden size and capacity.
-    :param logits: filled; as many as it has.
+    :param work: float32 [5, N or more, n] to work in, n of the largest of width, all heads and
+        hidden size. :param scores: float32 and ``bits`` int32 of that or the capacity.
+    :param logits: filled for the last token; as many as it has.
     """
     width, heads, shared, size, hidden = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]
-    x, h, q, k, v, scores = work[0], work[1], work[2], work[3], work[4], work[5]
-    words = _at(top[0] + np.int64(word) * width * 4, 1, width)
-    for i in range(width):
-        x[i] = words[0, i]
-    cos, sin = turns[0, at], turns[1, at]
+    x, h, q, k, v = work[0], work[1], work[2], work[3], work[4]
+    count = words.shape[0]
+    for r in range(count):
+        word = _at(top[0] + words[r] * width * 4, 1, width)
+        for i in range(width):
+            x[r, i] = word[0, i]
     for n in range(table.shape[0]):
         row = table[n]
-        _norm(row[NORM_A], x, h, 0, width, eps)
-        linear(row[WQ], row[BQ], h, q, heads * size, width, False)
-        linear(row[WK], row[BK], h, k, shared * size, width, False)
-        linear(row[WV], row[BV], h, v, shared * size, width, False)
-        if row[NORM_Q]:
-            for i in range(heads):
-                _norm(row[NORM_Q], q, q, i * size, size, eps)
+        for r in range(count):
+            _norm(row[NORM_A], x[r], h[r], 0, width, eps)
+        linear(row[WQ], row[BQ], h, q, count, heads * size, width, False)
+        linear(row[WK], row[BK], h, k, count, shared * size, width, False)
+        linear(row[WV], row[BV], h, v, count, shared * size, width, False)
+        for r in range(count):
+            if row[NORM_Q]:
+                for i in range(heads):
+                    _norm(row[NORM_Q], q[r], q[r], i * size, size, eps)
+                for i in range(shared):
+                    _norm(row[NORM_K], k[r], k[r], i * size, size, eps)
+            if row[TURNED]:
+                _turn(q[r], heads, size, turns[0, at + r], turns[1, at + r])
+                _turn(k[r], shared, size, turns[0, at + r], turns[1, at + r])
             for i in range(shared):
-                _norm(row[NORM_K], k, k, i * size, size, eps)
-        if row[TURNED]:
-            _turn(q, heads, size, cos, sin)
-            _turn(k, shared, size, cos, sin)
-        for i in range(shared):
-            for j in range(size):
-                keys[n, i, at, j] = k[i * size + j]
-                values[n, i, at, j] = v[i * size + j]
-        first = max(0, at + 1 - row[WINDOW]) if row[WINDOW] else 0
-        _attend(q, keys[n], values[n], h, heads, shared, size, first, at + 1, scores, bits)
-        linear(row[WO], row[BO], h, x, width, heads * size, True)
-        _norm(row[NORM_F], x, h, 0, width, eps)
-        linear(row[W1], row[B1], h, q, hidden, width, False)
-        linear(row[W3], row[B3], h, k, hidden, width, False)
-        for i in range(hidden):
-            v[i] = -q[i]
-        exponentials(v, 0, hidden, _F(0), bits)
-        for i in range(hidden):
-            q[i] = q[i] / (_F(1) + v[i]) * k[i]
-        linear(row[W2], row[B2], q, x, width, hidden, True)
-    _norm(top[1], x, h, 0, width, eps)
-    linear(top[2], 0, h, logits, logits.shape[0], width, False)
+                for j in range(size):
+                    keys[n, i, at + r, j] = k[r, i * size + j]
+                    values[n, i, at + r, j] = v[r, i * size + j]
+            end = at + r + 1
+            first = max(0, end - row[WINDOW]) if row[WINDOW] else 0
+            _attend(q[r], keys[n], values[n], h[r], heads, shared, size, first, end, scores, bits)
+        linear(row[WO], row[BO], h, x, count, width, heads * size, True)
+        for r in range(count):
+            _norm(row[NORM_F], x[r], h[r], 0, width, eps)
+        linear(row[W1], row[B1], h, q, count, hidden, width, False)
+        linear(row[W3], row[B3], h, k, count, hidden, width, False)
+        for r in range(count):
+            for i in range(hidden):
+                v[r, i] = -q[r, i]
+            exponentials(v[r], 0, hidden, _F(0), bits)
+            for i in range(hidden):
+                q[r, i] = q[r, i] / (_F(1) + v[r, i]) * k[r, i]
+        linear(row[W2], row[B2], q, x, count, width, hidden, True)
+    last = count - 1
+    _norm(top[1], x[last], h[0], 0, width, eps)
+    linear(top[2], 0, h, logits, 1, logits.shape[1], width, False)
