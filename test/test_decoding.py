@@ -304,3 +304,22 @@ def test_one_compilation_serves_all_layers() -> None:
     decoder._block = torch.compile(block, fullgraph=True, dynamic=False, backend=counter)
     fast_and_plain(model, decoder, steps=3)
     assert counter.frame_count == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+@pytest.mark.parametrize('dtype, close', [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
+def test_captured_and_fused_on_a_gpu(dtype: torch.dtype, close: float) -> None:
+    model = made(replace(BASE, dim=256, kv_heads=2, qk_norm=True, max_positions=600)).to(
+        'cuda', dtype)
+    decoder = GraphDecoder.of(model)
+    assert decoder is not None and decoder._captured and decoder._block is not block
+    caches = [model.new_cache(1, 400) for _ in range(2)]
+    begin = torch.randn(1, 250, 256, device='cuda', dtype=dtype)
+    for cache in caches:
+        model(begin, cache=cache)
+    for token in range(20):                                 # across the end of a graph's length
+        found = decoder.step([token], caches[0])
+        assert found is not None
+        words = model.embed(torch.tensor([[token]], device='cuda'))
+        plain = model(words, cache=caches[1])[0, -1].float()
+        torch.testing.assert_close(found, plain, atol=close * float(plain.std()), rtol=0)
