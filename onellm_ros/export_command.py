@@ -72,16 +72,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def agree(exact: Path, other: Path) -> dict[str, float]:
+def agree(exact: Path, other: Path, windows: int = 0) -> dict[str, float]:
     """Return how often two exports say the same at temperature 0, on simulated windows.
 
+    :param windows: how many; default: eight, four prompts each.
     :returns: ``tokens``: share of equal tokens, each after the same beginning (that of the first
         export); ``answers``: share of answers that are equal as a whole; ``prompts``: of how many.
     """
     from onellm_ros.inference.engine import Engine
     one, two = Engine.load(exact, 'cpu'), Engine.load(other, 'cpu')
     equal = total = whole = prompts = 0
-    for first, second in zip(_prefixes(one), _prefixes(two), strict=True):
+    encoded = [_prefixes(engine, windows or _WINDOWS) for engine in (one, two)]
+    for first, second in zip(*encoded, strict=True):
         for question in (one.config.text.describe_prompt, *_QUESTIONS):
             ids = _tokens(one, first, question)
             same = _same(two, second, question, ids)
@@ -90,12 +92,12 @@ def agree(exact: Path, other: Path) -> dict[str, float]:
     return {'tokens': equal / total, 'answers': whole / prompts, 'prompts': prompts}
 
 
-def _prefixes(engine: Engine) -> list[Prefix]:
+def _prefixes(engine: Engine, windows: int) -> list[Prefix]:
     """Encode windows of the simulated robot."""
     from onellm_ros.simulation.render import Camera
     from onellm_ros.simulation.world import World
     out = []
-    for seed in range(_WINDOWS):
+    for seed in range(windows):
         world = World(seed, held_out=True, camera=Camera(320, 240))
         seen = world.sample(cloud_points=engine.config.tokenizer.points,
                             video=(engine.config.tokenizer.video_frames, 160, 120))

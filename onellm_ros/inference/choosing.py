@@ -121,7 +121,7 @@ def machine(device: torch.device) -> str:
     return f'{cpu}, {cores} cores, {gpu}'
 
 
-def measure(backend: Backend, config: ModelConfig, repeats: int = 3) -> Seconds:
+def measure(backend: Backend, config: ModelConfig, repeats: int = 2) -> Seconds:
     """Return the shortest times of a window of five modalities with a question's answer.
 
     :raises EngineError, ValueError: if it cannot compute that window.
@@ -151,6 +151,16 @@ def measure(backend: Backend, config: ModelConfig, repeats: int = 3) -> Seconds:
         elif done - started > 10:           # a model of this size is not measured over and over
             return Seconds(encoded - started, done - encoded)
     return Seconds(*best)
+
+
+@torch.inference_mode()
+def _in_turns(backends: dict[str, Backend], config: ModelConfig,
+              measured: Callable[[Backend, ModelConfig], Seconds]) -> dict[str, Seconds]:
+    """Return each one's shortest times of two rounds, so that a passing load harms none alone."""
+    rounds = [{name: measured(backend, config) for name, backend in backends.items()}
+              for _ in range(2)]
+    return {name: Seconds(min(r[name].encode for r in rounds),
+                          min(r[name].language for r in rounds)) for name in backends}
 
 
 def decide(times: dict[str, Seconds]) -> str:
@@ -241,8 +251,7 @@ def choose(torch_one: TorchBackend, model: Path, weights_hash: str, threads: int
         other: OnnxBackend | None = None
         if times is None:
             other = OnnxBackend(folder, device, threads)
-            with torch.inference_mode():
-                times = {'torch': measured(torch_one, config), 'onnx': measured(other, config)}
+            times = _in_turns({'torch': torch_one, 'onnx': other}, config, measured)
             known.write(times)
             how = 'measured now'
         winner = decide(times)
