@@ -6,7 +6,9 @@
 Four cameras 640x480 and two depth cameras at 30 Hz with their CameraInfo, a cloud of 100,000
 points at 10 Hz, an IMU at 400 Hz and 16 kHz audio are published by a process of its own, whose CPU
 does not count. The node runs as ``perception`` does, with these as its sources; in the case
-``stub`` its model costs nothing. Reference is a node of rclpy whose callbacks only read stamps.
+``stub`` its model costs nothing. Reference is ``floor``, a node of rclpy whose callbacks only read
+stamps. ``transport`` is that node with the shared memory that Fast DDS takes by default (the
+others have --shm), too little for such messages.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def _parameters(model: str) -> dict[str, Any]:
 
 def run_node(model: str, file: Path, executor: str, profile: Path | None) -> None:
     """Run the perception node until the end, then write what came when."""
-    from _node_load import executor_of, spin, stamp_of
+    from _node_load import spin, stamp_of
     from rclpy.parameter import Parameter
 
     from onellm_ros.perception.intake import Intake
@@ -118,7 +120,6 @@ def run_node(model: str, file: Path, executor: str, profile: Path | None) -> Non
             recorder.dump_stats(str(profile))
         file.write_text(json.dumps(heard), encoding='utf-8')
         ending.farewell(spinner, node)
-    assert executor_of
     spin(make, executor, until)
 
 
@@ -184,13 +185,15 @@ class Watcher:
 def measure(case: str, args: argparse.Namespace) -> dict[str, Any]:
     """Run one case and return what was measured."""
     from onellm_ros.ros.demo_processes import Children, free_domain
+    os.environ.pop('FASTRTPS_DEFAULT_PROFILES_FILE', None)
     os.environ |= {'ROS_DOMAIN_ID': str(free_domain()),
                    'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')])
         settings = {'PYTHONPATH': paths}
-        if args.shm:
+        role = 'floor' if case == 'transport' else case
+        if args.shm and case != 'transport':
             profile = folder / 'profile.xml'
             profile.write_text(_PROFILE.format(bytes=args.shm << 20, most=4 << 20))
             settings['FASTRTPS_DEFAULT_PROFILES_FILE'] = str(profile)
@@ -200,10 +203,10 @@ def measure(case: str, args: argparse.Namespace) -> dict[str, Any]:
             with Children(folder, settings) as children:
                 options = ['--executor', args.executor]
                 options += ['--raw'] if args.raw else []
-                if args.profile and case != 'floor':
+                if args.profile and role != 'floor':
                     options += ['--profile', str(args.profile)]
                 node = children.start('node', 'bench_node', [
-                    '--role', case, '--file', str(folder / 'heard.json'), *options])
+                    '--role', role, '--file', str(folder / 'heard.json'), *options])
                 robot = children.start('robot', 'bench_node', [
                     '--role', 'robot', '--file', str(folder / 'sent.json')])
                 end_s = time.monotonic() + 90
@@ -272,6 +275,12 @@ def _values(diagnostics: Any, key: str) -> dict[str, float]:
     return out
 
 
+def _each_us(found: Mapping[str, Any]) -> float:
+    """Return the CPU microseconds of the node for each message that came."""
+    count = sum(sent - lost for sent, lost, _ in arrivals(found).values())
+    return sum(found['cpu'].values()) * found['span_s'] / max(count, 1) * 1e6
+
+
 def tell(report: Report, case: str, found: Mapping[str, Any], floor: Mapping[str, Any] | None,
          free: bool) -> None:
     """Add the rows of one case."""
@@ -288,11 +297,13 @@ def tell(report: Report, case: str, found: Mapping[str, Any], floor: Mapping[str
     report.add(f'{case}: CPU seconds a second', total,
                sum(floor['cpu'].values()) if floor else None, unit='s/s',
                goal='<= 1' if free else '')
+    report.add(f'{case}: CPU a message that came', _each_us(found),
+               _each_us(floor) if floor else None, unit='us')
     lost = ', '.join(f'{group} {c[1]}' for group, c in came.items() if c[1])
     if lost:
         print(f'  lost before the node: {lost}')
     report.add(f'{case}: messages lost before the node', sum(c[1] for c in came.values()),
-               unit=f'of {sent}', goal='<= 0' if case != 'floor' else '')
+               unit=f'of {sent}', goal='<= 0' if case not in ('floor', 'transport') else '')
     for group in _GROUPS:
         delays = came[group][2]
         other = arrivals(floor)[group][2] if floor else []
@@ -324,11 +335,12 @@ def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments(parser, 1)
-    parser.add_argument('--cases', default='floor,stub,nano', help='default %(default)s')
+    parser.add_argument('--cases', help='default floor,stub,nano,transport; --quick: floor,stub')
     parser.add_argument('--seconds', type=float, help='measured (default 20, 6 with --quick)')
     parser.add_argument('--executor', default='single', choices=('single', 'events'))
-    parser.add_argument('--shm', type=int, default=0, metavar='MIB',
-                        help="shared memory of each process's transport; 0: Fast DDS's default")
+    parser.add_argument('--shm', type=int, default=64, metavar='MIB',
+                        help="shared memory of each process's transport (default %(default)s); "
+                             '0: as Fast DDS has it')
     parser.add_argument('--profile', type=Path, help="cProfile of the node's main thread")
     parser.add_argument('--raw', action='store_true',
                         help='the reference takes messages as bytes, its callbacks read nothing')
@@ -344,6 +356,7 @@ def main() -> None:
     if args.role:
         return run_node(args.role, args.file, args.executor, args.profile)
     args.seconds = args.seconds or (6.0 if args.quick else 20.0)
+    args.cases = args.cases or ('floor,stub' if args.quick else 'floor,stub,nano,transport')
     report = Report("The node under a robot's sensors", 'ros-rclpy', 'numpy',
                     'opencv-python-headless')
     floor = None

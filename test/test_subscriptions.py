@@ -304,3 +304,34 @@ def test_a_camera_info_sent_before_is_received(bench: Bench, earlier: bool) -> N
     found = {h.stream: h.qos for h in inputs.health()}
     assert found['camera_info'] == 'reliable, transient local'
     assert found['imu'] == 'best effort' and Modality.IMU.value in found
+
+
+def test_what_waits_in_a_long_queue_is_taken_at_one_turn(bench: Bench) -> None:
+    publisher = bench.robot.create_publisher(Int32, '/numbers', RELIABLE)
+    made = bench.follow()
+    bench.until(lambda: made.policy.reliable and made._old is None
+                and publisher.get_subscription_count() == 1)
+    for i in range(40):
+        publisher.publish(Int32(data=i))
+    time.sleep(0.3)                     # most of them wait now
+    bench.executor.spin_once(timeout_sec=1.0)
+    while not bench.got:
+        bench.executor.spin_once(timeout_sec=1.0)
+    assert 1 < len(bench.got) <= 7, 'one, and a sixteenth of the queue of 100'
+    bench.until(lambda: len(bench.got) == 40)
+    assert bench.got == list(range(40))
+
+
+def test_a_subscription_may_end_in_its_own_callback(bench: Bench) -> None:
+    publisher = bench.robot.create_publisher(Int32, '/numbers', RELIABLE)
+    made = bench.follow()
+    bench.until(lambda: made.policy.reliable and made._old is None
+                and publisher.get_subscription_count() == 1)
+    made._receive = lambda message: (bench.got.append(message.data), made.close())
+    bench.ended.clear()
+    for i in range(5):
+        publisher.publish(Int32(data=i))
+    bench.polls = lambda: None
+    bench.until(lambda: bench.got)
+    bench.spin(0.2)
+    assert bench.got == [0]

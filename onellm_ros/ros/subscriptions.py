@@ -14,6 +14,7 @@ import time
 from typing import Any, NamedTuple
 
 from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import (
     DurabilityPolicy,
@@ -29,6 +30,7 @@ LOOK_S = 1.0            # all publishers are looked at this often, and when thei
 OVERLAP_S = 0.3         # so long after a message came by both: nothing lies between them then;
 OVERLAP_MOST_S = 3.0    # so long where none does, once the new one has found every publisher;
 OVERLAP_LIMIT_S = 10.0  # and no longer than this.
+_SHARE = 16             # of a queue that is taken at one turn: a sixteenth
 _REMEMBERED = 2000      # messages at least, to know which ones come twice
 
 
@@ -191,6 +193,26 @@ class FollowingSubscription:
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=incompatible))
 
     def _take(self, message: Any, info: dict[str, int]) -> None:
+        """Pass a message on, and then those of a long queue that wait behind it.
+
+        The executor takes one message of each topic a turn, in which all other topics have
+        theirs: on a busy machine an IMU would fall behind until its queue overflows.
+        """
+        self._pass_on(message, info)
+        own = self._current
+        for _ in range(self._depth // _SHARE):
+            if self._old is not None or own is not self._current:
+                return
+            try:
+                with own.handle:
+                    more = own.handle.take_message(own.msg_type, own.raw)
+            except rclpy_implementation.InvalidHandle:
+                return                  # the callback has ended the subscription
+            if more is None:
+                return
+            self._pass_on(*more)
+
+    def _pass_on(self, message: Any, info: dict[str, int]) -> None:
         """Pass a message on; around a change-over, not the ones that came twice."""
         now_s = time.monotonic()
         changing = self._old is not None or now_s < self._twice_until_s
