@@ -154,7 +154,7 @@ def test_farthest_points_are_those_that_torch_alone_finds(monkeypatch):
     clouds = torch.rand(2, 300, 3, generator=torch.Generator().manual_seed(1))
     clouds[1, 150:] = clouds[1, :150].clone()                   # ties
     fast = farthest_points(clouds, 80)
-    monkeypatch.setattr('onellm_ros.model.points._plain_cpu', lambda _: False)
+    monkeypatch.setattr('onellm_ros.model.points._on_host', lambda _: False)
     assert torch.equal(fast, farthest_points(clouds, 80))
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+_HOST_CLOUDS = 2        # of a GPU, that the host takes over
+
 
 @torch.no_grad()
 def farthest_points(positions: Tensor, count: int) -> Tensor:
@@ -27,9 +29,9 @@ def farthest_points(positions: Tensor, count: int) -> Tensor:
         raise ValueError(
             'farthest_points: expected positions [B, N >= 1, 3] and count >= 1, found '
             f'{list(positions.shape)} and {count}')
-    if _plain_cpu(positions):
-        found = [_farthest(cloud.float().numpy(), count) for cloud in positions]
-        return torch.from_numpy(np.stack(found))
+    if _on_host(positions):
+        found = [_farthest(cloud.numpy(), count) for cloud in positions.float().cpu()]
+        return torch.from_numpy(np.stack(found)).to(positions.device)
     x, y, z = positions.float().unbind(-1)
     x, y, z = x.contiguous(), y.contiguous(), z.contiguous()
     batch, points = x.shape
@@ -47,10 +49,19 @@ def farthest_points(positions: Tensor, count: int) -> Tensor:
     return chosen
 
 
-def _plain_cpu(positions: Tensor) -> bool:
-    """Say whether NumPy may read the tensor: on the CPU, and nobody traces what becomes of it."""
-    return type(positions) in (Tensor, nn.Parameter) and positions.device.type == 'cpu' \
-        and not torch.jit.is_tracing() and not torch.compiler.is_compiling()
+def _on_host(positions: Tensor) -> bool:
+    """Say whether NumPy is to choose: what is on the CPU, and a window's cloud of a GPU.
+
+    The choice is a chain of short steps. A GPU waits ten kernel launches for each, longer than
+    the host computes; of many clouds at once it does them all in that time. Not where the tensor
+    is traced or captured.
+    """
+    if type(positions) not in (Tensor, nn.Parameter) or torch.jit.is_tracing() \
+            or torch.compiler.is_compiling():
+        return False
+    return positions.device.type == 'cpu' or (
+        positions.device.type == 'cuda' and len(positions) <= _HOST_CLOUDS
+        and not torch.cuda.is_current_stream_capturing())
 
 
 def _farthest(cloud: np.ndarray, count: int) -> np.ndarray:
