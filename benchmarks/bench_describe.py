@@ -20,6 +20,7 @@ from onellm_ros.bench.stages import (
     WARM_UP,
     SensedWindow,
     Stages,
+    fresh_copy,
     measure,
     python_shares,
     sensed_windows,
@@ -40,6 +41,13 @@ def timing(found: Stages, stage: str) -> Timing:
     return Timing(tuple(found.seconds[stage])).scaled(1e3)
 
 
+def cost(engine: Engine, found: Stages, stage: str) -> tuple[Timing, str]:
+    """Return the milliseconds of CPU of a stage and their unit; on a GPU those of the clock."""
+    if engine.device.type == 'cuda':
+        return timing(found, stage), 'ms'
+    return Timing(tuple(found.cpu[stage])).scaled(1e3), 'ms CPU'
+
+
 class Bench:
     """The cases of one engine."""
 
@@ -58,6 +66,10 @@ class Bench:
                             goal=goal if title == 'five' else '')
         for stage in PARTS:
             self.report.add(f'  of it {stage}, {title}', timing(found, stage), unit='ms')
+        if self.engine.device.type == 'cpu':
+            for stage in found.cpu:
+                self.report.add(f'  CPU of {stage}, {title}', cost(self.engine, found, stage)[0],
+                                unit='ms CPU')
         if found.rates:
             self.report.add(f'tokens behind the first, {title}', Timing(tuple(found.rates)),
                             unit='tokens/s')
@@ -83,37 +95,35 @@ def with_frames(window: SensedWindow, seconds: float) -> SensedWindow:
 
 def growth(report: Report, engine: Engine, repeats: int) -> None:
     """Add how cost grows with pictures, window length, tokens and model size."""
-    sizes = engine.config.tokenizer
-    report.note('growth: pictures encoded in one window (frames of the video), encode')
+    sizes, kind = engine.config.tokenizer, next(engine.model.parameters()).dtype
+
+    def add(name: str, own: Engine, windows: list[SensedWindow], tokens: int,
+            stage: str = 'description') -> None:
+        value, unit = cost(own, measure(own, windows, tokens), stage)
+        report.add(f'growth, {name}', value, unit=unit)
+
+    report.note('growth: pictures in one window (frames of the video), encode')
     for frames in (1, 2, 4, 8):
         config = replace(engine.config, tokenizer=replace(
             sizes, video_frames=frames, video_positions=False))
-        own = random_engine(config, engine.device, engine.model.llm.tok_embeddings.weight.dtype)
         windows = list(sensed_windows(config.tokenizer, (Modality.VIDEO,), repeats + WARM_UP))
-        report.add(f'growth, {frames} pictures', timing(measure(own, windows, 2), 'encode'),
-                   unit='ms')
-    report.note('growth: seconds of sound and IMU in a window, to the first token')
+        add(f'{frames} pictures', random_engine(config, engine.device, kind), windows, 2, 'encode')
+    report.note('growth: seconds of sound and IMU in a window, with two tokens')
     base = list(sensed_windows(sizes, (Modality.AUDIO, Modality.IMU), repeats + WARM_UP))
     for seconds in (0.5, 2.0, 8.0, 30.0):
-        windows = [with_frames(w, seconds) for w in base]
-        report.add(f'growth, {seconds:g} s', timing(measure(engine, windows, 2),
-                                                    'close to first token'), unit='ms')
-    report.note('growth: tokens of a description, five modalities')
-    windows = list(sensed_windows(sizes, FIVE, repeats + WARM_UP))
-    endless = random_engine(NANO, engine.device, engine.model.llm.tok_embeddings.weight.dtype)
+        add(f'{seconds:g} s', engine, [with_frames(w, seconds) for w in base], 2)
+    report.note('growth: tokens of a description, image and depth')
+    windows = list(sensed_windows(sizes, FIVE[:2], repeats + WARM_UP))
+    endless = random_engine(NANO, engine.device, kind)
     for tokens in (1, 16, 64, 256):
-        found = measure(endless, windows, tokens)
-        report.add(f'growth, {tokens} tokens', timing(found, 'description'), unit='ms')
+        add(f'{tokens} tokens', endless, [fresh_copy(w) for w in windows], tokens)
     report.note('growth: parameters of the model (random weights), image, 16 tokens')
     cores = os.cpu_count() or 1
     for name, config in size_steps().items():
-        own = random_engine(config, engine.device, engine.model.llm.tok_embeddings.weight.dtype,
-                            1 if name in ('nano', 'small') else cores)
+        own = random_engine(config, engine.device, kind, 1 if name in ('nano', 'small') else cores)
         windows = list(sensed_windows(config.tokenizer, (Modality.IMAGE,), repeats + WARM_UP))
-        found = measure(own, windows, 16)
         count = sum(p.numel() for p in own.model.parameters()) / 1e6
-        report.add(f'growth, {name} ({count:.0f} M parameters)', timing(found, 'description'),
-                   unit='ms')
+        add(f'{name} ({count:.0f} M parameters)', own, windows, 16)
 
 
 def size_steps() -> dict[str, ModelConfig]:

@@ -2,7 +2,8 @@
 
 The first picture is of torch's profiler over single windows: what of each stage is matrix
 products, attention and so on; what is inside no operation of torch is Python with the libraries
-that it calls. The second is drawn from results that ``bench_describe.py --growth --json`` wrote.
+that it calls, and the loops that numba compiled. The second is drawn from results that
+``bench_describe.py --growth --json`` wrote.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import matplotlib
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from onellm_ros.bench.stages import FIVE, QUESTION, sensed_windows
+from onellm_ros.bench.stages import FIVE, QUESTION, profiled, sensed_windows
 from onellm_ros.inference.engine import Engine
 
 matplotlib.use('Agg')
@@ -31,6 +32,7 @@ from matplotlib import pyplot  # noqa: E402
 HERE = Path(__file__).resolve().parent
 IMAGES = HERE.parent / 'docs' / 'images'
 OTHER, OUTSIDE = 'other operations of torch', 'Python and libraries it calls'
+LOOPS = 'compiled loops'
 # The first group with a fitting name takes an operation.
 GROUPS = (('matrix products', r'mm|matmul|linear|addbmm'), ('attention', r'attention|sdpa'),
           ('convolutions', r'conv|unfold'), ('norms', r'norm'),
@@ -50,15 +52,15 @@ def group_of(name: str) -> str:
 def split(function: Callable[[], object], repeats: int) -> tuple[float, Groups]:
     """Return seconds of a call, and of them in each group of operations.
 
-    The seconds are measured without the profiler, which slows small operations down; what it finds
-    is scaled to its own run's length.
+    The seconds are those of CPU of a call without the profiler, which slows small operations
+    down; what it finds is scaled to its own run's length.
     """
     function()
     plain, shares = [], []
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = time.process_time()
         function()
-        plain.append(time.perf_counter() - started)
+        plain.append(time.process_time() - started)
         with profile(activities=[ProfilerActivity.CPU]) as found:
             started = time.perf_counter()
             function()
@@ -66,7 +68,9 @@ def split(function: Callable[[], object], repeats: int) -> tuple[float, Groups]:
         inside: Groups = defaultdict(float)
         for event in found.events():
             inside[group_of(event.name)] += event.self_cpu_time_total / 1e6
-        inside[OUTSIDE] = max(0.0, whole - sum(inside.values()))
+        loops = profiled(function)[1] * whole
+        inside[OUTSIDE] = max(0.0, whole - loops - sum(inside.values()))
+        inside[LOOPS] = loops
         shares.append({group: value / whole for group, value in inside.items()})
     names = {group for one in shares for group in one}
     middle = {g: statistics.median(one.get(g, 0.0) for one in shares) for g in names}
@@ -99,8 +103,8 @@ def stages(engine: Engine, repeats: int) -> dict[str, tuple[float, Groups]]:
 
 def draw_profile(found: dict[str, tuple[float, Groups]], title: str, path: Path) -> None:
     """Draw the stages as bars, each made of its groups."""
-    order = [OUTSIDE, *(name for name, _ in GROUPS), OTHER]
-    colours = dict(zip(order, ['0.75', *(f'C{i}' for i in range(len(GROUPS))), '0.45']))
+    order = [OUTSIDE, *(name for name, _ in GROUPS), LOOPS, OTHER]
+    colours = dict(zip(order, ['0.75', *(f'C{i}' for i in range(len(GROUPS) + 1)), '0.45']))
     figure, axes = pyplot.subplots(figsize=(8.5, 3.6), layout='constrained')
     names = list(found)
     left = [0.0] * len(names)
@@ -112,7 +116,7 @@ def draw_profile(found: dict[str, tuple[float, Groups]], title: str, path: Path)
     for place, name in enumerate(names):
         axes.text(left[place], place, f' {1e3 * found[name][0]:.3g} ms', va='center', fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel('milliseconds')
+    axes.set_xlabel('milliseconds of CPU')
     axes.set_xlim(0, 1.12 * max(left))
     axes.set_title(title, fontsize=8)
     axes.legend(fontsize=7, loc='lower right')
@@ -136,8 +140,8 @@ def draw_growth(rows: list[dict[str, Any]], path: Path) -> None:
         raise SystemExit('found no rows "growth, ..."; write them with bench_describe.py --growth '
                          '--json FILE')
     titles = {'pictures': 'pictures in a window: encode',
-              's': 'seconds of sound and IMU:\nto the first token',
-              'tokens': 'tokens: a description\nof five modalities',
+              's': 'seconds of sound and IMU,\nand two tokens',
+              'tokens': 'tokens about image\nand depth',
               'parameters': 'million parameters: an image\nand 16 tokens'}
     figure, grid = pyplot.subplots(1, len(series), figsize=(2.6 * len(series), 2.6),
                                    layout='constrained', squeeze=False)
@@ -150,7 +154,8 @@ def draw_growth(rows: list[dict[str, Any]], path: Path) -> None:
             axes.set_yscale('log')
         else:
             axes.set_ylim(bottom=0)
-    grid[0][0].set_ylabel('milliseconds', fontsize=8)
+    unit = next(row['unit'] for row in rows if row['case'].startswith('growth, '))
+    grid[0][0].set_ylabel(unit, fontsize=8)
     save(figure, path)
 
 

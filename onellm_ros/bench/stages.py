@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import cProfile
 from dataclasses import dataclass, field, replace
 import statistics
+import sys
 import time
 from typing import Any
 
@@ -22,6 +23,7 @@ QUESTION = 'What is the robot doing?'
 # Parts of the way, in order; the last three are sums of others.
 STAGES = ('preprocess', 'encode', 'first token', 'rest', 'answer',
           'close to first token', 'description', 'question to first token')
+CPU_STAGES = ('preprocess', 'encode', 'description')
 WARM_UP = 2
 REPEATS = 3                 # of a call that is looked at more closely
 
@@ -39,11 +41,14 @@ class Stages:
     """What was measured of several windows.
 
     :param seconds: of each stage, one a window. :param tokens: of each description.
+    :param cpu: seconds of CPU of the stages in ``CPU_STAGES``: what other programs do on the same
+        machine changes them least.
     :param rates: tokens a second behind the first one, one a window.
     :param used: modalities that the model was shown. :param left_out: the others, and why.
     """
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: {s: [] for s in STAGES})
+    cpu: dict[str, list[float]] = field(default_factory=lambda: {s: [] for s in CPU_STAGES})
     tokens: list[int] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     used: tuple[Modality, ...] = ()
@@ -95,15 +100,16 @@ def measure(engine: Any, windows: Sequence[SensedWindow], max_tokens: int = MAX_
     """
     out = Stages()
     for number, window in enumerate(windows):
+        begun = time.process_time()
         started = time.perf_counter()
         tensors = engine.preprocessor.tensors(window.chosen, window.end_ns, strict=False)
         inputs = tensors.only(window.chosen)
-        prepared = time.perf_counter()
+        prepared, prepared_cpu = time.perf_counter(), time.process_time()
         prefix = engine.encode(inputs)
         wait_for(engine.device)
-        encoded = time.perf_counter()
+        encoded, encoded_cpu = time.perf_counter(), time.process_time()
         answer = engine.describe(prefix, max_tokens=max_tokens)
-        said = time.perf_counter()
+        said, said_cpu = time.perf_counter(), time.process_time()
         reply = engine.ask(prefix, QUESTION, max_tokens=max_tokens)
         answered = time.perf_counter()
         out.used, out.left_out = tuple(prefix.modalities), dict(tensors.left_out)
@@ -115,6 +121,9 @@ def measure(engine: Any, windows: Sequence[SensedWindow], max_tokens: int = MAX_
                 encoded - started + answer.first_token_s, said - started, reply.first_token_s),
                 strict=True):
             out.seconds[stage].append(value)
+        for stage, value in zip(CPU_STAGES, (prepared_cpu - begun, encoded_cpu - prepared_cpu,
+                                             said_cpu - begun), strict=True):
+            out.cpu[stage].append(value)
         out.tokens.append(answer.tokens)
         if answer.tokens > 1 and answer.total_s > answer.first_token_s:
             # The token that ends an answer is computed, too, and not counted.
@@ -123,26 +132,39 @@ def measure(engine: Any, windows: Sequence[SensedWindow], max_tokens: int = MAX_
     return out
 
 
-def python_share(function: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Return the share of a call's time that is spent in Python code itself, 0 to 1.
+def _compiled_codes() -> set[Any]:
+    """Return the code of the functions that numba has compiled: profilers show it, as Python."""
+    return {value.py_func.__code__ for name, module in list(sys.modules.items())
+            if name.partition('.')[0] == 'onellm_ros' for value in list(vars(module).values())
+            if hasattr(value, 'py_func') and hasattr(value, 'signatures')}
+
+
+def profiled(function: Callable[[], object]) -> tuple[float, float]:
+    """Return the shares of a call's time spent in Python code itself, and in numba's, 0 to 1.
 
     The rest is spent inside functions of C, C++ or CUDA, as cProfile tells them apart; its own
-    cost and that of operators (``a + b``) count as Python's, so this is the most that it can be.
-    The lowest of the repeats.
+    cost and that of operators (``a + b``) count as Python's, so that share is the most that it can
+    be.
     """
-    shares = []
-    for _ in range(repeats):
-        profile = cProfile.Profile()
-        profile.enable()
-        try:
-            function()
-        finally:
-            profile.disable()
-        found = profile.getstats()
-        native = sum(entry.inlinetime for entry in found if isinstance(entry.code, str))
-        whole = sum(entry.inlinetime for entry in found)
-        shares.append(1 - native / whole if whole else 0.0)
-    return min(shares)
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        function()
+    finally:
+        profile.disable()
+    codes, native, compiled, whole = _compiled_codes(), 0.0, 0.0, 0.0
+    for entry in profile.getstats():
+        whole += entry.inlinetime
+        if isinstance(entry.code, str):
+            native += entry.inlinetime
+        elif entry.code in codes:
+            compiled += entry.inlinetime
+    return (1 - (native + compiled) / whole, compiled / whole) if whole else (0.0, 0.0)
+
+
+def python_share(function: Callable[[], object], repeats: int = REPEATS) -> float:
+    """Return the share of a call's time spent in Python code, see :func:`profiled`; the lowest."""
+    return min(profiled(function)[0] for _ in range(repeats))
 
 
 def python_shares(engine: Any, window: SensedWindow, max_tokens: int = MAX_TOKENS
