@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from onellm_ros.choose import Selection
 from onellm_ros.config import NANO
 from onellm_ros.inference.encoding import WindowEncoder
 from onellm_ros.inference.engine import Engine
@@ -23,6 +24,7 @@ from onellm_ros.model import fast_linear, packing
 from onellm_ros.model.modality_tokenizers import PICTURES
 from onellm_ros.model.points import farthest_points
 from onellm_ros.model.projection import ROUTERS
+from onellm_ros.perception.answering import Answerer
 from onellm_ros.preprocess import Preprocessor
 from onellm_ros.preprocess.kept import Kept
 
@@ -298,6 +300,26 @@ def test_inputs_can_be_sent_elsewhere_without_their_origins(nano):
     copy = pickle.loads(pickle.dumps(made))
     assert made.origins and not copy.origins
     assert torch.equal(copy[IMAGE], made[IMAGE])
+
+
+def test_a_question_about_a_part_of_a_described_window_encodes_nothing(nano, monkeypatch):
+    passes = _count_sequences(monkeypatch)
+    rgb, depth, cloud, imu = _samples()
+    window = Selection(0, 6 * 10**8, 0, {IMAGE: rgb[:1], DEPTH: depth[:1], POINT: cloud[:1],
+                                         Modality.IMU: imu})
+    answerer = Answerer(nano, frozenset({IMAGE, DEPTH, POINT, Modality.IMU}))
+    answerer.forget()
+    whole, _ = answerer._encoded(window)
+    assert passes == [4] and NORMAL not in whole.prefix.modalities
+    part, fresh = answerer._encoded(window, frozenset({IMAGE, Modality.IMU}))
+    assert passes == [4] and fresh
+    assert part.prefix.modalities == (IMAGE, Modality.IMU)
+    # Depth without the picture that stood beside it is another input of a frame that is known.
+    answerer._encoded(window, frozenset({DEPTH}))
+    assert passes == [4]
+    answerer.forget()
+    answerer._encoded(window, frozenset({IMAGE}))
+    assert passes == [4, 1]
 
 
 def test_changing_an_input_leaves_what_is_kept_alone(nano):
