@@ -337,7 +337,9 @@ def main() -> None:
     arguments(parser, 1)
     parser.add_argument('--cases', help='default floor,stub,nano,transport; --quick: floor,stub')
     parser.add_argument('--seconds', type=float, help='measured (default 20, 6 with --quick)')
-    parser.add_argument('--executor', default='single', choices=('single', 'events'))
+    parser.add_argument('--executor', default='single', choices=('single', 'events', 'resting'),
+                        help="of the node and the reference; the node's own is single")
+    parser.add_argument('--jpeg', action='store_true', help='the cameras send jpeg files')
     parser.add_argument('--shm', type=int, default=64, metavar='MIB',
                         help="shared memory of each process's transport (default %(default)s); "
                              '0: as Fast DDS has it')
@@ -355,6 +357,9 @@ def main() -> None:
         return listen(args.file, args.executor, raw=args.raw)
     if args.role:
         return run_node(args.role, args.file, args.executor, args.profile)
+    if args.jpeg:
+        from _node_load import JPEG
+        os.environ[JPEG] = '1'
     args.seconds = args.seconds or (6.0 if args.quick else 20.0)
     args.cases = args.cases or ('floor,stub' if args.quick else 'floor,stub,nano,transport')
     report = Report("The node under a robot's sensors", 'ros-rclpy', 'numpy',
