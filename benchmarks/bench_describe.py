@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-import os
 
 from _report import Report, Timing, arguments
 import numpy as np
@@ -118,9 +117,9 @@ def growth(report: Report, engine: Engine, repeats: int) -> None:
     for tokens in (1, 16, 64, 256):
         add(f'{tokens} tokens', endless, [fresh_copy(w) for w in windows], tokens)
     report.note('growth: parameters of the model (random weights), image, 16 tokens')
-    cores = os.cpu_count() or 1
     for name, config in size_steps().items():
-        own = random_engine(config, engine.device, kind, 1 if name in ('nano', 'small') else cores)
+        # One thread for all: threads that wait for each other take CPU, too.
+        own = random_engine(config, engine.device, kind, threads=1)
         windows = list(sensed_windows(config.tokenizer, (Modality.IMAGE,), repeats + WARM_UP))
         count = sum(p.numel() for p in own.model.parameters()) / 1e6
         add(f'{name} ({count:.0f} M parameters)', own, windows, 16)

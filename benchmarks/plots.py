@@ -104,7 +104,7 @@ def stages(engine: Engine, repeats: int) -> dict[str, tuple[float, Groups]]:
 def draw_profile(found: dict[str, tuple[float, Groups]], title: str, path: Path) -> None:
     """Draw the stages as bars, each made of its groups."""
     order = [OUTSIDE, *(name for name, _ in GROUPS), LOOPS, OTHER]
-    colours = dict(zip(order, ['0.75', *(f'C{i}' for i in range(len(GROUPS) + 1)), '0.45']))
+    colours = dict(zip(order, ['0.75', *(f'C{i}' for i in range(len(GROUPS))), 'gold', '0.45']))
     figure, axes = pyplot.subplots(figsize=(8.5, 3.6), layout='constrained')
     names = list(found)
     left = [0.0] * len(names)
