@@ -327,3 +327,22 @@ def test_same_as_cv_bridge_where_it_exists(rgb: np.ndarray) -> None:
         theirs = bridge.imgmsg_to_cv2(message, desired_encoding='rgb8')
         ours = image_sample(message).data
         assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 1, encoding
+
+
+def test_what_is_rgb_already_is_not_copied(rgb: np.ndarray) -> None:
+    message = image('rgb8', rgb)
+    raw = np.frombuffer(message.data, np.uint8)
+    assert np.shares_memory(image_sample(message).data, raw)
+    assert image_sample(image('rgb8', rgb, pad=5)).data.flags.c_contiguous
+    assert not np.shares_memory(image_sample(image('bgr8', rgb)).data, raw)
+
+
+@pytest.mark.parametrize('where', [0, 50, -1])
+def test_one_bright_pixel_anywhere_tells_the_range_of_the_sensor(where: int) -> None:
+    grey = np.full((122, 64), 100, np.uint16)
+    grey.reshape(-1)[where] = 65535
+    message = image('mono16', grey.astype('<u2'), 64, 122)
+    data = image_sample(message).data
+    assert data.reshape(-1, 3)[where].tolist() == [255] * 3 and np.median(data) == 0
+    grey.reshape(-1)[where] = 4000
+    assert np.median(image_sample(image('mono16', grey.astype('<u2'), 64, 122)).data) == 6
