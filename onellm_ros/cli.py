@@ -11,6 +11,7 @@ COMMANDS = {
     'data': ('onellm_ros.data', 'look through data sets, and write simulated ones'),
     'describe': ('onellm_ros.describe', 'answer about sensor files, without ROS'),
     'eval': ('onellm_ros.evaluation.command', 'score a model'),
+    'export': ('onellm_ros.export_command', 'write a model as ONNX graphs'),
     'pull': ('onellm_ros.weights.pull_command', 'fetch a model from a hub'),
     'record': ('onellm_ros.ros.record', "write a node's inputs and outputs into a bag"),
     'replay': ('onellm_ros.replay.command', 'what the node would say about recordings'),

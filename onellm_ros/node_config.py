@@ -170,6 +170,9 @@ class NodeConfig:
 
     model: str = _setting('nano', 'Name or folder of the model.')
     device: str = _setting('auto', 'Where it computes: auto, cpu, cuda or cuda:N.')
+    backend: str = _setting(
+        'auto', 'What computes: torch, onnx (needs an export, onellm export), or auto: what was '
+        'measured to be faster here.', one_of=('auto', 'torch', 'onnx'))
     threads: int = _setting(
         0, 'CPU threads of the model; 0: one for a small model on the CPU, else as torch has it.',
         low=0, high=1024)

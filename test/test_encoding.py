@@ -295,6 +295,17 @@ def test_what_is_kept_lives_no_longer_than_its_samples_and_is_bounded(nano):
     assert len(pickle.loads(pickle.dumps(kept))) == 0
 
 
+def test_what_is_made_of_samples_that_have_gone_is_not_looked_up():
+    kept, sample = Kept(100), Sample(1, np.zeros(3))
+    key = ('picture', weakref.ref(sample))      # never looked up while it lived
+    kept.put(('another',), 1, 10, ())
+    del sample
+    gc.collect()
+    assert kept.get(key) is None
+    kept.put(key, 2, 10, (key[1],))
+    assert kept.get(('another',)) == 1 and len(kept) == 1
+
+
 def test_inputs_can_be_sent_elsewhere_without_their_origins(nano):
     made = nano.preprocessor.tensors({IMAGE: _samples()[0][:1]}, 10**9)
     copy = pickle.loads(pickle.dumps(made))

@@ -49,8 +49,8 @@ FIELDS_ONLY = re.compile(r'ros\.(\w+_)?(conversions|fields|types)(\.|$)')
 ROS_OPTIONAL = {'cv_bridge', 'sensor_msgs_py'}
 HEAVY = {'torch', 'transformers'}
 WITHOUT_TORCH = {
-    'modality', 'config', 'node_config', 'choose', 'jumps', 'windows', 'synchronizer', 'simulation',
-    'files'}
+    'modality', 'config', 'node_config', 'choose', 'jumps', 'windows', 'synchronizer',
+    'simulation', 'files'}
 
 
 def part_of(path: Path, package: Path) -> str:

@@ -21,7 +21,7 @@ from rclpy.serialization import deserialize_message, serialize_message  # noqa: 
 FIELD = re.compile(r'^[\w/]+(\[\])? +[a-z]\w*$')
 CONSTANT = re.compile(r'^(\w+) +([A-Z]\w*) *= *(\S+)')
 INTERFACES = [
-    'msg/AudioChunk.msg', 'msg/Description.msg', 'msg/ModalityReport.msg', 'msg/WindowReport.msg',
+    'msg/Answer.msg', 'msg/AudioChunk.msg', 'msg/Description.msg', 'msg/ModalityReport.msg', 'msg/WindowReport.msg',
     'srv/Ask.srv', 'action/AskStream.action']
 
 

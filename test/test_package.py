@@ -29,6 +29,8 @@ THIRD_PARTY: dict[str, tuple[str, str | None]] = {
     'matplotlib': ('matplotlib', 'python3-matplotlib'),
     'numba': ('numba', 'python3-numba'),
     'numpy': ('numpy', 'python3-numpy'),
+    'onnx': ('onnx', None),
+    'onnxruntime': ('onnxruntime', None),
     'open3d': ('open3d-cpu', 'python3-open3d'),
     'peft': ('peft', None),
     'ray': ('ray', None),
@@ -126,8 +128,8 @@ def test_entry_points_import(root: Path) -> None:
 
 
 def test_every_import_is_declared(root: Path) -> None:
-    wheels = {canonicalize_name(each.name) for file in ('runtime.txt', 'train.txt', 'ray.txt')
-              for each in requirements(root, file)}
+    files = ('runtime.txt', 'train.txt', 'ray.txt', 'onnx.txt')
+    wheels = {canonicalize_name(each.name) for file in files for each in requirements(root, file)}
     keys = dependencies(root)
     manifest_text = (root / 'package.xml').read_text(encoding='utf-8')
     by_pip = {'onellm_msgs'}.union(*(ROS_WHEELS[wheel] for wheel in wheels & ROS_WHEELS.keys()))
@@ -146,7 +148,7 @@ def test_every_import_is_declared(root: Path) -> None:
 def test_pins_are_exact_and_locked(root: Path) -> None:
     locked = {(canonicalize_name(each.name), str(each.specifier))
               for each in requirements(root, 'constraints.txt')}
-    for name in ('runtime.txt', 'build.txt', 'test.txt', 'train.txt', 'ray.txt',
+    for name in ('runtime.txt', 'build.txt', 'test.txt', 'train.txt', 'ray.txt', 'onnx.txt',
                  'constraints.txt'):
         for each in requirements(root, name):
             exact = [part.operator for part in each.specifier] == ['==']

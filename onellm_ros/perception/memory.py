@@ -107,6 +107,7 @@ def _model_of(folder: Path) -> tuple[ModelConfig | None, _Shapes]:
 
     :raises CheckpointError: if the files do not say.
     """
+    from onellm_ros.export.layout import is_export, read_config
     from onellm_ros.model.checkpoint import (
         consolidated_file,
         own_model,
@@ -116,6 +117,9 @@ def _model_of(folder: Path) -> tuple[ModelConfig | None, _Shapes]:
     from onellm_ros.model.files import CheckpointError
     from onellm_ros.model.released import PREFIX, UNUSED
 
+    if is_export(folder):
+        graphs: _Shapes = {p.name: ((p.stat().st_size // 4,), 4) for p in folder.glob('*.onnx*')}
+        return read_config(folder), graphs
     released = None if (folder / 'model.safetensors').is_file() else consolidated_file(folder)
     if released is None:
         shapes = _own_shapes(folder)
@@ -299,4 +303,5 @@ def load_engine(config: NodeConfig) -> EngineLike:
     """
     check_memory(config)
     from onellm_ros.inference.engine import Engine  # torch takes seconds: only when needed
-    return Engine.load(config.model, config.device, threads=config.threads)
+    return Engine.load(config.model, config.device, threads=config.threads,
+                       backend=config.backend)

@@ -67,6 +67,8 @@ class Kept:
     def get(self, key: Hashable) -> Any | None:
         """Return the value, or None."""
         with self._lock:
+            if not _lives(key):
+                return None
             found = self._values.get(key)
             if found is None:
                 return None
@@ -76,6 +78,8 @@ class Kept:
     def put(self, key: Hashable, value: Any, size: int, samples: tuple[Ref, ...]) -> None:
         """Keep a value of ``size`` bytes for as long as all of ``samples`` live."""
         with self._lock:
+            if not _lives(key):
+                return
             gone = [k for k, (_, _, refs) in self._values.items()
                     if any(ref() is None for ref in refs)]
             for old in (*gone, key):
@@ -97,3 +101,12 @@ class Kept:
         with self._lock:
             self._values.clear()
             self.bytes = 0
+
+
+def _lives(key: Hashable) -> bool:
+    """Say whether a key can be looked up: none of its samples has gone before that was tried."""
+    try:
+        hash(key)
+    except TypeError:                   # of a weak reference to what is gone
+        return False
+    return True

@@ -35,7 +35,8 @@ def load_engine(config: NodeConfig) -> EngineLike:
     :raises EngineError: a RuntimeError that says what to do.
     """
     from onellm_ros.inference.engine import Engine  # torch takes seconds: only when needed
-    return Engine.load(config.model, config.device, threads=config.threads)
+    return Engine.load(config.model, config.device, threads=config.threads,
+                       backend=config.backend)
 
 
 @dataclass(frozen=True)

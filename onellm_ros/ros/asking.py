@@ -1,7 +1,8 @@
 """The service ``~/ask`` and the action ``~/ask_stream``: questions in, answers out.
 
-This module owns these two interfaces, and ``~/answer``, where each answer is told to all. Both hand checked questions to the worker and wait for the
-reply without holding a thread, so that parameters, messages and other questions go on meanwhile.
+This module owns these two interfaces, and ``~/answer``, where each answer is told to all. They
+hand checked questions to the worker and wait for the reply without holding a thread, so that
+parameters, messages and other questions go on meanwhile.
 """
 
 from __future__ import annotations

@@ -187,6 +187,7 @@ class Work:
     :param alive: the thread runs. :param stall_s: so long without a sign of life is a warning.
     :param rss: bytes of the process, of which some is not the model's. :param cuda: bytes on GPUs.
     :param paused_s: simulated time has stood still for so long.
+    :param backend: what computes, and why.
     """
 
     doing: str = ''
@@ -196,6 +197,7 @@ class Work:
     rss: int = 0
     cuda: int = 0
     paused_s: float = 0.0
+    backend: str = ''
 
 
 def _level(stats: WorkerStats, work: Work, enabled: bool) -> tuple[bytes, str]:
@@ -231,7 +233,8 @@ def engine_status(node: str, model: str, device: str, stats: WorkerStats, work: 
     level, text = _level(stats, work, enabled)
     first, last = stats.kept_span_ns or (0, 0)
     return status_message(f'{node}: model', level, text, device, {
-        'model': model, 'device': device, 'computing': work.doing or 'nothing',
+        'model': model, 'device': device, 'backend': work.backend,
+        'computing': work.doing or 'nothing',
         'computing_silent_s': work.silent_s, 'described': stats.described,
         'description_age_s': now_s - stats.described_s,
         'undescribed_s': stats.undescribed_s, 'skipped': stats.skipped,

@@ -69,5 +69,13 @@ class Reporting:
         message.status.append(outputs.engine_status(
             name, worker.model, device, worker.report(), outputs.Work(
                 *worker.busy(), worker.alive, config.stall_s, memory.rss_bytes() or 0,
-                memory.cuda_bytes(), paused_s), jumps, enabled))
+                memory.cuda_bytes(), paused_s, _backend(worker.engine)), jumps, enabled))
         self._diagnostics.publish(message)
+
+
+def _backend(engine: Any) -> str:
+    """Return what computes an engine's model, and why; empty where it does not say."""
+    backend = getattr(engine, 'backend', None)
+    parts = (getattr(backend, 'name', ''), getattr(backend, 'detail', ''),
+             getattr(engine, 'backend_why', ''))
+    return '; '.join(part for part in parts if part)
