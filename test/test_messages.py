@@ -21,8 +21,8 @@ from rclpy.serialization import deserialize_message, serialize_message  # noqa: 
 FIELD = re.compile(r'^[\w/]+(\[\])? +[a-z]\w*$')
 CONSTANT = re.compile(r'^(\w+) +([A-Z]\w*) *= *(\S+)')
 INTERFACES = [
-    'msg/Answer.msg', 'msg/AudioChunk.msg', 'msg/Description.msg', 'msg/ModalityReport.msg', 'msg/WindowReport.msg',
-    'srv/Ask.srv', 'action/AskStream.action']
+    'msg/Answer.msg', 'msg/AudioChunk.msg', 'msg/Description.msg', 'msg/ModalityReport.msg',
+    'msg/WindowReport.msg', 'srv/Ask.srv', 'action/AskStream.action']
 
 
 def test_every_interface_is_listed_and_built(root: Path) -> None:
