@@ -33,20 +33,8 @@ WARMUP_S = 4.0
 _TICK = os.sysconf('SC_CLK_TCK')
 _GROUPS = ('camera', 'depth', 'cloud', 'imu', 'audio')
 # Fast DDS hands messages over in 0.5 MiB of shared memory by default, less than one picture.
-_PROFILE = """<?xml version="1.0" encoding="UTF-8"?>
-<profiles xmlns="http://www.eprosima.com">
- <transport_descriptors><transport_descriptor>
-  <transport_id>large</transport_id><type>SHM</type>
-  <segment_size>{bytes}</segment_size><maxMessageSize>{most}</maxMessageSize>
- </transport_descriptor><transport_descriptor>
-  <transport_id>net</transport_id><type>UDPv4</type>
- </transport_descriptor></transport_descriptors>
- <participant profile_name="large" is_default_profile="true"><rtps>
-  <userTransports><transport_id>large</transport_id><transport_id>net</transport_id></userTransports>
-  <useBuiltinTransports>false</useBuiltinTransports>
- </rtps></participant>
-</profiles>
-"""
+_PROFILE = Path(__file__).parents[1] / 'config/fastdds_large.xml'
+_PROFILE_BYTES = 64 << 20
 
 
 # -- the node's process -----------------------------------------------------------------------
@@ -195,7 +183,8 @@ def measure(case: str, args: argparse.Namespace) -> dict[str, Any]:
         role = 'floor' if case == 'transport' else case
         if args.shm and case != 'transport':
             profile = folder / 'profile.xml'
-            profile.write_text(_PROFILE.format(bytes=args.shm << 20, most=4 << 20))
+            profile.write_text(_PROFILE.read_text().replace(
+                str(_PROFILE_BYTES), str(args.shm << 20)))
             settings['FASTRTPS_DEFAULT_PROFILES_FILE'] = str(profile)
             os.environ |= settings
         watcher = Watcher()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 import threading
@@ -267,8 +268,9 @@ def test_too_many_modalities(folder):
 
 def test_models_are_found(folder, monkeypatch, tmp_path):
     assert find_model(folder) == folder
-    monkeypatch.setattr('onellm_ros.inference.locate._model_roots', lambda: iter([folder.parent]))
-    assert find_model(folder.name) == folder
+    monkeypatch.setattr('onellm_ros.inference.locate.package_roots', lambda: iter([tmp_path]))
+    shutil.copytree(folder, tmp_path / 'models' / 'mine')
+    assert find_model('mine') == tmp_path / 'models' / 'mine'
     with pytest.raises(EngineError, match="'nani' not found; looked for: .*onellm train"):
         find_model('nani')
     with pytest.raises(EngineError, match='found an empty text'):

@@ -15,6 +15,7 @@ BASE = {'modality', 'config'}
 ALLOWED: dict[str, set[str]] = {
     'modality': set(),
     'config': set(),
+    'roots': set(),
     'node_config': {'config'},
     'choose': BASE | {'windows', 'synchronizer'},
     'windows': BASE,
@@ -29,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     'modalities': BASE | {'preprocess', 'files', 'simulation'},
     'weights': BASE | {'model'},
     'inference': BASE | {
-        'preprocess', 'model', 'choose', 'windows', 'synchronizer', 'weights', 'export'},
+        'preprocess', 'model', 'choose', 'windows', 'synchronizer', 'weights', 'export', 'roots'},
     'datasets': BASE | {'preprocess', 'files', 'model', 'simulation'},
     'training': BASE | {'datasets', 'preprocess', 'model', 'inference', 'simulation'},
 }

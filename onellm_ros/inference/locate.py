@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-import sys
 
 import torch
 
-import onellm_ros
+from onellm_ros.roots import package_roots
 from onellm_ros.weights.cache import SCHEME, find_cached
 from onellm_ros.weights.errors import WeightsError
-
-PACKAGE = 'onellm_ros'
 
 
 class EngineError(RuntimeError):
     """A request that the engine cannot serve; the text says what was found and expected."""
-
-
-def _model_roots() -> Iterator[Path]:
-    """Yield the folders that may hold named models: source tree, ROS share folder, prefix."""
-    yield Path(onellm_ros.__file__).resolve().parents[1] / 'models'
-    try:
-        from ament_index_python.packages import (
-            PackageNotFoundError,
-            get_package_share_directory,
-        )
-    except ImportError:
-        pass
-    else:
-        try:
-            yield Path(get_package_share_directory(PACKAGE)) / 'models'
-        except (PackageNotFoundError, OSError):     # OSError: no ROS environment is set up
-            pass
-    yield Path(sys.prefix) / 'share' / PACKAGE / 'models'
 
 
 def find_model(model: str | Path) -> Path:
@@ -58,10 +36,11 @@ def find_model(model: str | Path) -> Path:
         return path
     looked = [str(path)]
     if path.name == name:
-        for root in dict.fromkeys(_model_roots()):
-            looked.append(str(root / name))
-            if (root / name).is_dir():
-                return root / name
+        for root in dict.fromkeys(package_roots()):
+            shipped = root / 'models' / name
+            looked.append(str(shipped))
+            if shipped.is_dir():
+                return shipped
     if path.exists():
         raise EngineError(f'model {name!r}: expected a directory, found a file; give the folder '
                           'that holds config.json and the weights')

@@ -38,6 +38,7 @@ from onellm_ros.ros.demo_report import (
     true_text,
 )
 from onellm_ros.ros.message_fields import stamp_ns
+from onellm_ros.ros.transport import large_messages
 from onellm_ros.simulation.facts import clear_objects
 
 START_S = started_s()
@@ -359,7 +360,7 @@ def run(options: Options, plan: BagPlan | None) -> int:
     os.environ.update(domain)
     model = str(Path(options.model).resolve()) if Path(options.model).is_dir() else options.model
     error = ''
-    with Children(options.out, domain) as children:
+    with Children(options.out, {**domain, **large_messages()}) as children:
         children.start(PERCEPTION, 'onellm_ros.ros.perception_node',
                        ['--ros-args', '-p', f'model:={model}'])
         if plan is None:

@@ -14,6 +14,7 @@ from rclpy.context import Context
 from rclpy.node import Node
 
 from onellm_ros.ros.demo_processes import Child, Children
+from onellm_ros.ros.transport import large_messages
 
 _NOT_INPUTS = ('/clock', '/parameter_events', '/tf', '/tf_static')
 
@@ -25,7 +26,7 @@ class Processes(Children):
     """
 
     def __init__(self) -> None:
-        super().__init__(Path(os.devnull), {})
+        super().__init__(Path(os.devnull), large_messages())
 
     def start(self, name: str, module: str, arguments: Sequence[str] = ()) -> Child:
         """Start a module of Python."""
