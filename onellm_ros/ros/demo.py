@@ -259,7 +259,7 @@ class Demo:
     def _answer(self, question: DemoQuestion, future: Any, since_s: float) -> None:
         if not future.done():
             return
-        reply, seconds = future.result(), time.monotonic() - since_s
+        reply, seconds = future.result(), self.node.answered_s - since_s
         truth = self.node.truths.get(stamp_ns(reply.window_end))
         told = '' if truth is None else question.truth(truth)
         right = None if truth is None or not reply.success else question.is_right(

@@ -40,7 +40,7 @@ class DemoNode(Node):
         self.arrived: deque[Said] = deque()
         self.truths: dict[int, Truth] = {}
         self.windows = 0
-        self.last_window_s = -math.inf
+        self.last_window_s = self.answered_s = -math.inf
         self._closed: dict[int, float] = {}
         self.create_subscription(Description, f'/{PERCEPTION}/description', self._described, 50)
         self.create_subscription(WindowReport, f'/{PERCEPTION}/window', self._window, 50)
@@ -79,8 +79,13 @@ class DemoNode(Node):
         return bool(self._ask.service_is_ready())
 
     def ask(self, text: str) -> Any:
-        """Ask about the newest window; returns the future of the response."""
-        return self._ask.call_async(Ask.Request(question=text))
+        """Ask about the newest window; returns the future of the response.
+
+        ``answered_s`` is when that came (monotonic).
+        """
+        future = self._ask.call_async(Ask.Request(question=text))
+        future.add_done_callback(lambda _: setattr(self, 'answered_s', time.monotonic()))
+        return future
 
 
 def _keep(store: dict[int, Any], key: int, value: Any) -> None:
