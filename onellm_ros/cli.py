@@ -7,6 +7,7 @@ import importlib
 import sys
 
 COMMANDS = {
+    'bench': ('onellm_ros.bench.command', 'what this machine makes of a model'),
     'convert': ('onellm_ros.weights.convert_command', 'change the layout of weights'),
     'data': ('onellm_ros.data', 'look through data sets, and write simulated ones'),
     'describe': ('onellm_ros.describe', 'answer about sensor files, without ROS'),
