@@ -144,7 +144,11 @@ def _cache_bytes(config: ModelConfig, value: int) -> int:
     position = 2 * llm.layers * (llm.kv_heads or llm.heads) * llm.head_size * value
     modalities = len(Modality) + len(config.modalities)
     prefix = min(llm.max_positions, 1 + modalities * (config.upm.modality_tokens + 2))
-    return position * (_PREFIXES * prefix + llm.max_positions)
+    slots = 0
+    if value == 2:              # on a GPU answers are decoded in buffers that stay where they are
+        from onellm_ros.inference.graphs import LONGEST, SLOTS
+        slots = SLOTS * min(llm.max_positions, LONGEST)
+    return position * (_PREFIXES * prefix + llm.max_positions + slots)
 
 
 def _activation_bytes(config: ModelConfig, value: int) -> int:
