@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 import signal
 import subprocess
 import sys
@@ -21,8 +22,10 @@ from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 
 LONG = """
 import time
+from types import SimpleNamespace
 from onellm_ros.ros.ending import Ending
-with Ending(lambda: print('left')):
+with Ending() as ending:
+    ending.node = SimpleNamespace(destroy_node=lambda: print('left'))
     print('begun', flush=True)
     time.sleep(60)
 """
@@ -70,6 +73,38 @@ class Robot:
         self.executor.shutdown()
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
+
+
+@pytest.mark.slow
+def test_questions_asked_while_a_model_loads_are_refused_before_the_process_ends(
+        ros_env: dict[str, str], tmp_path: Path) -> None:
+    program = tmp_path / 'loading.py'
+    program.write_text(
+        'import sys, time\n'
+        'from onellm_ros.ros import perception_node\n'
+        'perception_node.memory.load_engine = lambda config: time.sleep(60)\n'
+        'sys.exit(perception_node.main())\n')
+    process = subprocess.Popen([sys.executable, str(program)], env=ros_env, text=True,
+                               stderr=subprocess.PIPE)
+    robot = Robot()
+    service = robot.node.create_client(Ask, '/perception/ask')
+    try:
+        robot.until(service.service_is_ready, process)
+        reply = service.call_async(Ask.Request(question='What?'))
+        end_s = time.monotonic() + 0.5              # the request is on its way
+        robot.until(lambda: time.monotonic() > end_s, process)
+        assert not reply.done()                     # it loads, and answers nobody
+        process.send_signal(signal.SIGINT)
+        robot.until(lambda: process.poll() is not None, process)
+        robot.until(reply.done, process)
+        assert (process.returncode, reply.result().error_code) == (0, Ask.Response.NOT_ACTIVE)
+    finally:
+        process.kill()
+        assert process.stderr is not None
+        errors = process.stderr.read()
+        process.wait(10)
+        robot.close()
+    assert 'Traceback' not in errors
 
 
 @pytest.mark.slow

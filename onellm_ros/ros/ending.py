@@ -2,19 +2,20 @@
 
 rclpy's own handlers end the context at once, and nothing could be sent any more. Here a signal is
 a wish, which is granted between two callbacks: the node is deactivated, the questions that waited
-get their replies, then the context ends. Where a callback takes long (a model is being loaded) the
-process leaves from the signal's handler: an exception would have to go through the C++ below it.
+get their replies, then the context ends. Where something takes long (a model is being loaded) the
+same is done from the signal's handler: an exception would have to go through the C++ below it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import suppress
 import os
 import signal
 import sys
 import time
 from typing import Any
 
+import rclpy
 from rclpy.executors import Executor
 
 from onellm_ros.ros.scripts import SIGNALS
@@ -29,13 +30,17 @@ _SPIN_S = 0.1
 class Ending:
     """The wish that the process ends; a context manager of the main thread.
 
-    :param leave: called from the signal's handler, before the process is left with code 0, if
-        nothing has come back to :meth:`spin` half a second after the first signal, or at another.
+    Where nothing has come back to :meth:`spin` half a second after the first signal, and at
+    another one, the process is left from the signal's handler, with code 0, after farewell.
+
+    Attributes, to be set as soon as they exist: ``executor``, and ``node``, which has ``close()``
+    (ends what it does), ``owed`` (how many wait for a reply) and ``destroy_node()``.
     """
 
-    def __init__(self, leave: Callable[[], None]) -> None:
+    def __init__(self) -> None:
         self.asked = False
-        self._leave = leave
+        self.executor: Executor | None = None
+        self.node: Any = None
         self._asked_s = 0.0
         self._before: dict[int, Any] = {}
 
@@ -60,7 +65,9 @@ class Ending:
 
     def _go(self) -> None:
         try:
-            self._leave()
+            with suppress(Exception):       # in whatever it was interrupted, it ends now
+                self.farewell()
+            self.leave()
             sys.stdout.flush()
             sys.stderr.flush()
         finally:
@@ -70,22 +77,30 @@ class Ending:
         """Insist no more."""
         signal.setitimer(signal.ITIMER_REAL, 0.0)
 
-    def spin(self, executor: Executor) -> None:
+    def spin(self) -> None:
         """Spin until the end is asked for, or the context is shut down by someone else."""
-        while not self.asked and executor.context.ok():
-            executor.spin_once(timeout_sec=_SPIN_S)
+        assert self.executor is not None
+        while not self.asked and self.executor.context.ok():
+            self.executor.spin_once(timeout_sec=_SPIN_S)
         self._heard()
 
-    def farewell(self, executor: Executor, node: Any) -> None:
-        """End what a node does and send what it owes.
-
-        :param node: has ``close()``, which ends what it does, and ``owed``, the count of those who
-            wait for a reply.
-        """
+    def farewell(self) -> None:
+        """End what the node does and send what it owes."""
         self._heard()
-        node.close()
+        executor = self.executor
+        if self.node is None or executor is None:
+            return
+        self.node.close()
         begin_s = time.monotonic()
         while executor.context.ok() and time.monotonic() < begin_s + _FAREWELL_S:
             executor.spin_once(timeout_sec=0.02)
-            if not node.owed and time.monotonic() > begin_s + _SENT_S:
+            if not self.node.owed and time.monotonic() > begin_s + _SENT_S:
                 break
+
+    def leave(self) -> None:
+        """End node and context."""
+        if self.executor is not None:
+            self.executor.shutdown(timeout_sec=0.2)
+        if self.node is not None:
+            self.node.destroy_node()
+        rclpy.try_shutdown()

@@ -346,7 +346,7 @@ class PerceptionNode(LifecycleNode):
                                      jumps=self._jumps, enabled=self._enabled)
 
 
-def run(node: PerceptionNode, executor: SingleThreadedExecutor, ending: Ending) -> int:
+def run(node: PerceptionNode, ending: Ending) -> int:
     """Activate the node if it starts by itself, and spin until it shall end.
 
     :returns: exit code: 0, or 1 if the node could not be activated.
@@ -355,7 +355,7 @@ def run(node: PerceptionNode, executor: SingleThreadedExecutor, ending: Ending) 
         for trigger in (node.trigger_configure, node.trigger_activate):
             if trigger() != TransitionCallbackReturn.SUCCESS:
                 return 1
-    ending.spin(executor)
+    ending.spin()
     return 0
 
 
@@ -364,31 +364,23 @@ def main(args: Sequence[str] | None = None) -> int:
 
     :returns: exit code.
     """
-    node: PerceptionNode | None = None
-    executor, code = None, 0
-
-    def leave() -> None:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-    with Ending(leave) as ending:
+    code = 0
+    with Ending() as ending:
         try:
             rclpy.init(args=list(args) if args is not None else None,
                        signal_handler_options=SignalHandlerOptions.NO)
-            node = PerceptionNode()
-            executor = SingleThreadedExecutor()
-            executor.add_node(node)
-            code = run(node, executor, ending)
-            ending.farewell(executor, node)
+            node = ending.node = PerceptionNode()
+            ending.executor = SingleThreadedExecutor()
+            ending.executor.add_node(node)
+            code = run(node, ending)
+            ending.farewell()
         except ExternalShutdownException:
             pass
         except ParameterException as error:
             print(f'perception: {error}', file=sys.stderr)
             code = 2
         finally:
-            if executor is not None:
-                executor.shutdown(timeout_sec=0.2)
-            leave()
+            ending.leave()
     # The process ends: a search for cycles among all that torch brought would take a second more.
     gc.freeze()
     return code
