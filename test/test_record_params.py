@@ -178,3 +178,19 @@ def test_what_was_not_shown_at_the_begin_needs_a_word_of_the_user(
 def test_changes_that_cannot_be_are_refused(tmp_path: Path, changes: Any) -> None:
     with pytest.raises(ConfigError, match='report .*expected'):
         read_params(report(tmp_path / 'r', changes))
+
+
+def test_a_node_that_is_found_only_after_it_answered_was_not_restarted() -> None:
+    bench = Bench()
+    bench.life = frozenset()
+    bench.trail = ParameterTrail(bench.asked, lambda: bench.life)
+    bench.trail.poll()                  # its services are known before its events' publisher is
+    bench.asked.answer({'a': 1})
+    bench.life = frozenset({b'1'})
+    asked = len(bench.asked.lists)
+    bench.trail.poll()
+    assert len(bench.asked.lists) == asked and not bench.trail.restarts
+    bench.life = frozenset({b'2'})      # but now it was
+    bench.trail.poll()
+    bench.asked.answer({'a': 2})
+    assert len(bench.trail.restarts) == 1 and bench.trail.values == {'a': 2}

@@ -59,7 +59,7 @@ class ParameterTrail:
     def poll(self) -> None:
         """Ask for the parameters, until they have come, and again when the node was restarted."""
         lives = self._lives()
-        if lives - self._life:
+        if self._life and lives - self._life:       # not when it is found only now
             self._waiting, self._ask_s = True, 0.0
         self._life = lives or self._life
         now_s = time.monotonic()
