@@ -22,6 +22,8 @@ import statistics
 import sys
 import time
 
+from onellm_ros.machine import processor, usable_cores
+
 _GOAL = re.compile(r'\s*(<=|>=)\s*([0-9.]+)\s*(x?)\s*')
 
 
@@ -63,13 +65,7 @@ def machine(*packages: str) -> str:
 
     :param packages: distributions whose versions matter; those not installed are left out.
     """
-    model = platform.processor() or platform.machine()
-    if os.path.exists('/proc/cpuinfo'):
-        with open('/proc/cpuinfo', encoding='utf-8') as lines:
-            model = next((x.split(':')[1].strip() for x in lines if x.startswith('model name')),
-                         model)
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    parts = [f'{model}, {usable} cores, load {os.getloadavg()[0]:.1f}']
+    parts = [f'{processor()}, {usable_cores()} cores, load {os.getloadavg()[0]:.1f}']
     torch = sys.modules.get('torch')  # asked only where the benchmark uses it
     if torch is not None and torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())

@@ -75,6 +75,16 @@ class Robot:
         rclpy.shutdown(context=self.context)
 
 
+def end(process: subprocess.Popen[str], robot: Robot) -> str:
+    """End what still runs, and return what the process wrote to stderr."""
+    process.kill()
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    process.wait(10)
+    robot.close()
+    return errors
+
+
 @pytest.mark.slow
 def test_questions_asked_while_a_model_loads_are_refused_before_the_process_ends(
         ros_env: dict[str, str], tmp_path: Path) -> None:
@@ -99,11 +109,7 @@ def test_questions_asked_while_a_model_loads_are_refused_before_the_process_ends
         robot.until(reply.done, process)
         assert (process.returncode, reply.result().error_code) == (0, Ask.Response.NOT_ACTIVE)
     finally:
-        process.kill()
-        assert process.stderr is not None
-        errors = process.stderr.read()
-        process.wait(10)
-        robot.close()
+        errors = end(process, robot)
     assert 'Traceback' not in errors
 
 
@@ -137,10 +143,6 @@ def test_questions_in_flight_are_answered_before_the_process_ends(
         assert {f.result().error_code for f in replies} <= {
             Ask.Response.CANCELLED, Ask.Response.NOT_ACTIVE}
     finally:
-        process.kill()
-        assert process.stderr is not None
-        errors = process.stderr.read()
-        process.wait(10)
         action.destroy()
-        robot.close()
+        errors = end(process, robot)
     assert 'Traceback' not in errors

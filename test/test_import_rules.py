@@ -16,6 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     'modality': set(),
     'config': set(),
     'roots': set(),
+    'machine': set(),
     'node_config': {'config'},
     'choose': BASE | {'windows', 'synchronizer'},
     'windows': BASE,
@@ -30,7 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     'modalities': BASE | {'preprocess', 'files', 'simulation'},
     'weights': BASE | {'model'},
     'inference': BASE | {
-        'preprocess', 'model', 'choose', 'windows', 'synchronizer', 'weights', 'export', 'roots'},
+        'preprocess', 'model', 'choose', 'windows', 'synchronizer', 'weights', 'export', 'roots',
+        'machine'},
     'datasets': BASE | {'preprocess', 'files', 'model', 'simulation'},
     'training': BASE | {'datasets', 'preprocess', 'model', 'inference', 'simulation'},
 }

@@ -10,6 +10,7 @@ import statistics
 import time
 from typing import TYPE_CHECKING
 
+from onellm_ros.machine import processor, usable_cores
 from onellm_ros.perception.memory import host_free, megabytes
 
 if TYPE_CHECKING:
@@ -23,18 +24,11 @@ def machine_line(device: torch.device) -> str:
     """Return one line: board or processor, cores, load, free memory, GPU, versions."""
     import torch
 
-    name = platform.processor() or platform.machine()
     try:
-        if _BOARD.exists():
-            name = _BOARD.read_text(encoding='utf-8').strip('\0 \n')
-        else:
-            lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
-            name = next((line.partition(':')[2].strip() for line in lines
-                         if line.startswith('model name')), name)
+        name = _BOARD.read_text(encoding='utf-8').strip('\0 \n')
     except OSError:
-        pass
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    parts = [f'{name}, {cores} cores, load {os.getloadavg()[0]:.1f}']
+        name = processor()
+    parts = [f'{name}, {usable_cores()} cores, load {os.getloadavg()[0]:.1f}']
     free = host_free()
     if free is not None:
         parts[0] += f', {megabytes(free)} MB free'

@@ -8,14 +8,13 @@ float32; an int8 export is never chosen, only taken when it is named.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 import hashlib
 import importlib.util
 import json
 import os
 from pathlib import Path
-import platform
 import time
 
 import torch
@@ -33,6 +32,7 @@ from onellm_ros.export.runtime import export_bytes, import_onnxruntime
 from onellm_ros.inference.backend import Backend, TorchBackend
 from onellm_ros.inference.locate import EngineError
 from onellm_ros.inference.onnx_backend import MixedBackend, OnnxBackend
+from onellm_ros.machine import processor, usable_cores
 from onellm_ros.modality import Modality
 from onellm_ros.model.files import CheckpointError, read_json, write_atomically
 
@@ -110,15 +110,8 @@ def onnx_backend(model: Path, weights_hash: str, device: torch.device, threads: 
 
 def machine(device: torch.device) -> str:
     """Return what a measurement on this machine depends on: processor, cores, GPU."""
-    cpu = platform.processor() or platform.machine()
-    try:
-        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
-        cpu = next((x.split(':')[1].strip() for x in lines if x.startswith('model name')), cpu)
-    except OSError:
-        pass
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     gpu = torch.cuda.get_device_name(device) if device.type == 'cuda' else 'no GPU'
-    return f'{cpu}, {cores} cores, {gpu}'
+    return f'{processor()}, {usable_cores()} cores, {gpu}'
 
 
 def measure(backend: Backend, config: ModelConfig, repeats: int = 2) -> Seconds:
@@ -212,16 +205,17 @@ def _free_bytes(device: torch.device) -> float:
         return float('inf')
 
 
-def _reasons_for_torch(model: Path, weights_hash: str, device: torch.device) -> Iterator[str]:
-    """Yield why ONNX Runtime takes no part, if so."""
+def _usable_export(model: Path, weights_hash: str, device: torch.device
+                   ) -> tuple[Path | None, str]:
+    """Return the export that may be measured; or None, and why ONNX Runtime takes no part."""
     if importlib.util.find_spec('onnxruntime') is None:
-        yield 'onnxruntime is not installed'
-        return
+        return None, 'onnxruntime is not installed'
     folder = find_export(model, weights_hash)
     if folder is None:
-        yield 'no ONNX export of these weights (`onellm export` writes one)'
-    elif 2 * export_bytes(folder) > _free_bytes(device):
-        yield 'too little memory to measure ONNX Runtime beside it'
+        return None, 'no ONNX export of these weights (`onellm export` writes one)'
+    if 2 * export_bytes(folder) > _free_bytes(device):
+        return None, 'too little memory to measure ONNX Runtime beside it'
+    return folder, ''
 
 
 def choose(torch_one: TorchBackend, model: Path, weights_hash: str, threads: int = 0,
@@ -235,10 +229,9 @@ def choose(torch_one: TorchBackend, model: Path, weights_hash: str, threads: int
     :param threads: of each backend, as the engine has it.
     """
     config, device = torch_one.model.config, torch_one.device
-    for reason in _reasons_for_torch(model, weights_hash, device):
+    folder, reason = _usable_export(model, weights_hash, device)
+    if folder is None:
         return Chosen(torch_one, reason)
-    folder = find_export(model, weights_hash)
-    assert folder is not None
     try:
         runtime = import_onnxruntime()
         known = _Known({

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from onellm_ros.model.fast_linear import untouched
 from onellm_ros.model.layers import RMSNorm
 from onellm_ros.model.llm import Llama
 
@@ -52,9 +53,8 @@ class LlmWeights:
 
 
 def _untouched(module: nn.Module | None, kind: type[nn.Module]) -> bool:
-    """Say whether a module computes what its class does: no adapter, no hook."""
-    return module is None or (type(module) is kind and not module._forward_hooks
-                              and not module._forward_pre_hooks)
+    """Say whether a module is absent, or computes what its class does."""
+    return module is None or untouched(module, kind)
 
 
 def _plain(tensor: Tensor | None, like: Tensor) -> bool:

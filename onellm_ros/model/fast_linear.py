@@ -34,10 +34,11 @@ def _pays(x: Tensor, weight: Tensor, rows: int) -> bool:
     """Say whether oneDNN is to multiply: float32 on the CPU, enough rows, nobody watches."""
     return x.device.type == 'cpu' and rows >= _FEWEST_ROWS \
         and x.dtype is weight.dtype is torch.float32 and type(weight) is nn.Parameter \
-        and _plain() and _onednn_is_faster()
+        and unwatched() and _onednn_is_faster()
 
 
-def _untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
+def untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Say whether a module computes what its class does: no adapter, no hook."""
     return type(module) is kind and not module._forward_hooks and not module._forward_pre_hooks
 
 
@@ -47,7 +48,7 @@ def linear(module: nn.Module, x: Tensor) -> Tensor:
     Anything but a plain float32 ``nn.Linear`` on the CPU (quantised, wrapped, with hooks, on a
     GPU, under autocast or with gradients) is called as it is.
     """
-    if _untouched(module, nn.Linear) and _pays(x, module.weight, len(x)):
+    if untouched(module, nn.Linear) and _pays(x, module.weight, len(x)):
         return torch.ops.mkldnn._linear_pointwise(
             x.contiguous(), module.weight, module.bias, 'none', [], '')
     return module(x)
@@ -58,7 +59,7 @@ def patches(module: nn.Module, pictures: Tensor) -> Tensor:
 
     As one matrix product where :func:`linear` would take oneDNN, too; else as it is.
     """
-    if _untouched(module, nn.Conv2d) and module.bias is None \
+    if untouched(module, nn.Conv2d) and module.bias is None \
             and module.kernel_size == module.stride and module.groups == 1 \
             and module.padding == (0, 0) and module.dilation == (1, 1):
         (high, wide), (batch, channels) = module.stride, pictures.shape[:2]
@@ -74,9 +75,12 @@ def patches(module: nn.Module, pictures: Tensor) -> Tensor:
     return found.flatten(2).transpose(1, 2)
 
 
-def _plain() -> bool:
-    """Say whether nobody watches: no gradients, no autocast, no tracing."""
-    return not (torch.is_grad_enabled() or torch.is_autocast_enabled('cpu')
+def unwatched(device: str = 'cpu') -> bool:
+    """Say whether nobody watches what is computed: no gradients, no autocast, no tracing.
+
+    :param device: its type.
+    """
+    return not (torch.is_grad_enabled() or torch.is_autocast_enabled(device)
                 or torch.jit.is_tracing() or torch.compiler.is_compiling())
 
 

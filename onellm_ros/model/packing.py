@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 
 from onellm_ros.modality import Modality
 from onellm_ros.model.encoder import Encoder, EncoderBlock
-from onellm_ros.model.fast_linear import linear, quick_gelu_
+from onellm_ros.model.fast_linear import linear, quick_gelu_, untouched, unwatched
 from onellm_ros.model.layers import SwiGLU
 from onellm_ros.model.modality_tokenizers import PICTURES
 from onellm_ros.model.projection import Attention, Expert, ExpertBlock, UniversalProjection
@@ -72,12 +72,8 @@ def can_pack(model: OneLLM) -> bool:
     Not with gradients, under autocast or while the model is traced, nor where a part is wrapped,
     replaced or watched by a hook: those are called as they are.
     """
-    kind = model.encoder.class_embedding.device.type
-    if torch.is_grad_enabled() or torch.is_autocast_enabled(kind) or torch.jit.is_tracing() \
-            or torch.compiler.is_compiling():
-        return False
-    return all(type(part) is wanted and not part._forward_hooks and not part._forward_pre_hooks
-               for part, wanted in _parts(model))
+    return unwatched(model.encoder.class_embedding.device.type) and all(
+        untouched(part, wanted) for part, wanted in _parts(model))
 
 
 def _parts(model: OneLLM) -> Iterator[tuple[nn.Module, type[nn.Module]]]:
