@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+import gc
 import json
 from pathlib import Path
 import signal
@@ -312,6 +313,18 @@ def test_a_heartbeat_in_every_state(benches: Make) -> None:  # noqa: F811
     heard.clear()
     time.sleep(0.1)
     assert not heard
+
+
+def test_a_destroyed_node_is_gone_for_others_at_once(benches: Make) -> None:  # noqa: F811
+    other = benches()
+    bench = benches()
+    other.until(lambda: other.robot.get_node_names().count('perception') == 2)
+    gc.disable()                                # its services stay until then, if rclpy is let
+    try:
+        bench.close()
+        other.until(lambda: other.robot.get_node_names().count('perception') == 1, 10.0)
+    finally:
+        gc.enable()
 
 
 def test_the_engine_in_the_diagnostics(benches: Make) -> None:  # noqa: F811

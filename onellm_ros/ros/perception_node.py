@@ -217,6 +217,9 @@ class PerceptionNode(LifecycleNode):
         self._clock_jumps.close()
         self._asking.close()
         super().destroy_node()
+        # rclpy keeps it, and with it the node's services, for others to find until Python's
+        # garbage collector comes by.
+        self._state_machine.destroy_when_not_in_use()
 
     # -- windows and descriptions -------------------------------------------------------------
 
