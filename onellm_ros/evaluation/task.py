@@ -82,13 +82,19 @@ class Task:
     :param form: of the prompt, a key of ``prompts.FORMS``.
     :param metrics: names in ``metrics.METRICS``; the first one is the task's main score.
     :param read: (folder, split) -> items in the order of the annotations; raises
-        :class:`AnnotationError`. Files of signals are named, not opened.
+        :class:`AnnotationError`. Files of signals are named, not opened. A task with options is
+        given all of them, by name: (folder, split, **options); one without data an empty folder's
+        name.
     :param splits: names of splits, the first one is the default.
     :param fetch: what the user must fetch, from where, and how it lies in the folder, in lines.
     :param letters: choices are answered by their letters.
     :param max_tokens: of a reply.
     :param data: whether it needs a folder of data.
     :param tables: further figures from items and predictions.
+    :param options: what the user may set (``--set seed=1``) and what holds where they do not; a
+        value set has its default's type. They are part of what was asked: a run with others is
+        another one. ``read`` raises ValueError for one that means nothing.
+    :param facts: what ``--explain`` tells besides.
     """
 
     name: str
@@ -96,7 +102,7 @@ class Task:
     modalities: tuple[Modality, ...]
     form: str
     metrics: tuple[str, ...]
-    read: Callable[[Path, str], Iterator[Item]]
+    read: Callable[..., Iterator[Item]]
     splits: tuple[str, ...]
     fetch: str
     paper: Paper | None = None
@@ -106,3 +112,4 @@ class Task:
     data: bool = True
     tables: Callable[[Sequence[Item], Sequence[Prediction]], Tables] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, int | float | str] = field(default_factory=dict)
