@@ -13,12 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onellm_ros.datasets.config import SetConfig
 from onellm_ros.datasets.errors import RowError
-from onellm_ros.datasets.examples import Turns
 from onellm_ros.modality import Modality
+
+if TYPE_CHECKING:
+    from onellm_ros.datasets.examples import Turns  # imports torch
 
 IMAGE_TOKEN = '<image>'
 HUMAN, ASSISTANT = ('human',), ('gpt', 'assistant')

@@ -39,6 +39,8 @@ class Item:
     :param evidence: items in a row with the same evidence are encoded once; empty: by the files.
     :param tensors: gives the model's inputs (a batch of 1 each) where they are not files, from an
         ``onellm_ros.inference.engine.Engine``.
+    :param source: where it is annotated (``test.json, line 12``), for errors about its files:
+        those are looked for by the harness, before the model is loaded.
     """
 
     id: str
@@ -51,6 +53,7 @@ class Item:
     facts: Mapping[str, Any] = field(default_factory=dict)
     evidence: str = ''
     tensors: Callable[[Any], Mapping[Modality, Any]] | None = None
+    source: str = ''
 
 
 @dataclass(frozen=True)
