@@ -8,7 +8,7 @@ row is understood with :func:`wanted`, :func:`optional`, :func:`identity`, :func
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import csv
 from dataclasses import dataclass
 import json
@@ -38,6 +38,11 @@ class Row:
     line: int
     name: str = ''
     key: str = ''
+
+    @property
+    def source(self) -> str:
+        """Where it stands, as :class:`Item` tells it."""
+        return f'{self.path}, line {self.line}' + (f', {self.name}' if self.name else '')
 
     def error(self, what: str) -> AnnotationError:
         """Return an error that names the file, the line and the element."""
@@ -162,20 +167,18 @@ def find_file(root: Path, candidates: Sequence[str], task: str = '') -> Path:
                                    f'in this folder; {explain(task)}')
 
 
-def picture(row: Row, root: Path, candidates: Iterable[str], task: str = '') -> Path:
-    """Return the file of a signal that a row means: the first of several that exists.
+def picture(root: Path, candidates: Sequence[str]) -> Path:
+    """Return the file of a signal: the first of several that exists, else the first.
 
-    :param candidates: paths below ``root``. :param task: name of the benchmark, for the error.
-    :raises AnnotationError: if none does; it names the row.
+    Whether it exists at all is the harness's to ask, which names :attr:`Row.source`: predictions
+    are scored again without the files.
+
+    :param candidates: paths below ``root``.
     """
-    tried = []
     for candidate in candidates:
-        path = root / candidate
-        if path.is_file():
-            return path
-        tried.append(candidate)
-    raise row.error(f'found no file {" or ".join(tried)} in {root}, expected one of them; '
-                    f'{explain(task)}')
+        if (root / candidate).is_file():
+            return root / candidate
+    return root / candidates[0]
 
 
 def _read(path: Path, task: str) -> str:
