@@ -32,7 +32,8 @@ class Signal:
     """Where a signal lies.
 
     :param path: its file. :param colour: the colour picture beside depth or normals.
-    :param window_s: (start, end) seconds in an IMU recording ``path`` with its times beside it.
+    :param window_s: (start, end) seconds: of a video or sound, from the file's start; of an IMU
+        recording, on the clock of the times beside it. None: the whole file.
     """
 
     path: Path

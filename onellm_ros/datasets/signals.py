@@ -1,9 +1,9 @@
-"""Sensor files of training sets to the tensors that the model's tokenizers take.
+"""Sensor files of training sets and benchmarks to the tensors that the model's tokenizers take.
 
 Files are read with ``onellm_ros.files`` and go through ``onellm_ros.preprocess``, as live data do.
 What differs: of long sound and long IMU windows the start counts, as in the released model's
-training, and depth may be an 8-bit picture that somebody rendered. A file that is cut short is an
-error even where its reader could make something of it.
+training, and depth may be an 8-bit picture that somebody rendered. Sound may be the track of a
+video. A file that is cut short is an error even where its reader could make something of it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from onellm_ros.config import ModelConfig
+from onellm_ros.datasets.depths import DepthSignal, read_depth_signal
 from onellm_ros.datasets.rows import Signal
 from onellm_ros.files import (
     FileError,
@@ -29,7 +30,7 @@ from onellm_ros.files import (
     read_video,
 )
 from onellm_ros.files.errors import is_npy, load_npy, read_bytes
-from onellm_ros.files.recordings import check_file
+from onellm_ros.files.recordings import check_file, read_track
 from onellm_ros.modality import Modality, Sample
 from onellm_ros.preprocess import (
     PreprocessError,
@@ -38,6 +39,7 @@ from onellm_ros.preprocess import (
     fmri_tensor,
     image_tensor,
     normal_tensor,
+    normals_from_depth,
     point_tensor,
     resample_imu,
     standardise_imu,
@@ -48,7 +50,10 @@ _LARGEST = 1e6                  # of an input: it would drown all else that the 
 _LEAST_IMU = 10                 # samples of a window
 _NO_NORMAL = 0.1                # a picture's vector shorter than this is no direction
 _WHOLE = ('WAV', 'WAVEX', 'FLAC', 'AIFF', 'W64', 'RF64')    # sound files that know their length
+# Of files that hold nothing but sound; others that libsndfile cannot read may be videos.
+_SOUNDS = ('.wav', '.flac', '.ogg', '.oga', '.opus', '.mp3', '.aif', '.aiff', '.w64', '.au')
 _SOUND_MARGIN_S = 1.0           # read beyond the model's, for the resampling filter
+_NORMAL_WIDTH = 224             # wider depth pictures take normals from farther neighbours
 
 
 def read_signal(modality: Modality, signal: Signal, config: ModelConfig) -> Tensor:
@@ -73,8 +78,8 @@ def _image(signal: Signal, config: ModelConfig) -> Tensor:
 
 def _video(signal: Signal, config: ModelConfig) -> Tensor:
     wanted = config.tokenizer.video_frames
-    frames = read_video(signal.path, wanted)
-    if len(frames) < wanted:
+    frames = read_video(signal.path, wanted, signal.window_s)
+    if len(frames) < wanted and signal.window_s is None:
         _check_frames(signal.path, len(frames))
     return video_tensor([frame.data for frame in frames], wanted, config.encoder.image_size,
                         config.tokenizer.image_fit)
@@ -96,27 +101,36 @@ def _check_frames(path: Path, found: int) -> None:
 
 def _audio(signal: Signal, config: ModelConfig) -> Tensor:
     seconds = config.tokenizer.audio_seconds + _SOUND_MARGIN_S
-    sound = sound_start(signal.path, seconds)
+    sound = sound_start(signal.path, seconds, signal.window_s)
     return audio_tensor(sound.data, sound.rate_hz, config.tokenizer, keep='first')
 
 
-def sound_start(path: Path, seconds: float) -> Sample:
-    """Read the first seconds of a sound file and mix its channels to one.
+def sound_start(path: Path, seconds: float, window_s: tuple[float, float] | None = None) -> Sample:
+    """Read the first seconds of a sound file, or of a video's sound track, channels mixed to one.
 
+    :param window_s: (start, end): of that span, seconds from the file's start.
     :raises FileError: if it cannot be read, is cut short or holds values that are not finite.
     """
     import soundfile
 
     check_file(path)
+    start, end = window_s if window_s is not None else (0.0, np.inf)
     try:
         with soundfile.SoundFile(str(path)) as file:
             rate, whole = float(file.samplerate), file.format in _WHOLE
-            wanted = min(file.frames, int(seconds * rate) + 1)
+            first = min(file.frames, round(start * rate))
+            wanted = min(file.frames - first, int(min(seconds, end - start) * rate) + 1)
+            file.seek(first)
             wave = file.read(wanted, dtype='float32', always_2d=True)
     except (soundfile.SoundFileError, RuntimeError, OSError):
+        if path.suffix.lower() not in _SOUNDS:
+            return read_track(path, window_s, seconds)
         return read_audio(path)                             # says what is wrong
     if len(wave) == 0:
-        return read_audio(path)
+        if first == 0:
+            return read_audio(path)
+        raise FileError(f'{path}: found no sound from {start:g} s on, expected some; the file '
+                        f'lasts {first / rate:.3f} s')
     _check_riff(path)
     if whole and len(wave) < wanted:
         raise FileError(f'{path}: found {len(wave)} samples, expected {wanted} as the file says; '
@@ -124,7 +138,8 @@ def sound_start(path: Path, seconds: float) -> Sample:
     bad = int((~np.isfinite(wave)).sum())
     if bad:
         raise FileError(f'{path}: found {bad} values that are not finite, expected sound in -1..1')
-    return Sample(0, np.clip(wave.mean(axis=1), -1.0, 1.0), rate_hz=rate)
+    mono = np.clip(wave.mean(axis=1), -1.0, 1.0)
+    return Sample(round(first / rate * 1e9), mono, rate_hz=rate)
 
 
 def _check_riff(path: Path) -> None:
@@ -166,6 +181,8 @@ def _is_rendered(path: Path) -> bool:
 def _depth(signal: Signal, config: ModelConfig) -> Tensor:
     size, fit = config.encoder.image_size, config.tokenizer.image_fit
     encoding, rgb = config.tokenizer.depth_encoding, _colour(signal)
+    if isinstance(signal, DepthSignal):
+        return depth_tensor(read_depth_signal(signal).data, size, fit, encoding, rgb)
     if not _is_rendered(signal.path):
         return depth_tensor(read_depth(signal.path).data, size, fit, encoding, rgb)
     if encoding != 'relative':
@@ -199,8 +216,20 @@ def read_normals(path: Path) -> np.ndarray:
 
 
 def _normal(signal: Signal, config: ModelConfig) -> Tensor:
-    return normal_tensor(read_normals(signal.path), config.encoder.image_size,
-                         config.tokenizer.image_fit, _colour(signal))
+    normals = _normals_of_depth(signal) if isinstance(signal, DepthSignal) \
+        else read_normals(signal.path)
+    return normal_tensor(normals, config.encoder.image_size, config.tokenizer.image_fit,
+                         _colour(signal))
+
+
+def _normals_of_depth(signal: DepthSignal) -> np.ndarray:
+    """Return normals computed from a depth picture, as of a live camera."""
+    if signal.intrinsics is None:
+        raise FileError(f'{signal.path}: found a depth picture without intrinsics, expected fx, '
+                        'fy, cx, cy, from which normals are computed')
+    metres = read_depth_signal(signal).data
+    return normals_from_depth(metres, signal.intrinsics,
+                              step=max(1, round(metres.shape[1] / _NORMAL_WIDTH)))
 
 
 def _mapped(path: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Sound and video from files."""
+"""Sound and video from files, whole or a span of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from onellm_ros.files.errors import FileError, first_line, read_bytes
 from onellm_ros.modality import Sample
 
 _SEEK_S = 3.0               # frames farther apart than this are reached by seeking
+_EARLY_S = 1.0              # before a span's start, where its decoding begins: codecs warm up
+_LOST_S = 0.5               # sound that ends this much before the file says is cut short
+_MICRO = 1e-6               # seconds of a container's unit of time
+_RATE = 25.0                # frames a second of a video that does not say
+
+
+class SilentError(FileError):
+    """A video that holds no sound track, or none in the span that was asked for."""
 
 
 def read_audio(path: str | Path, seconds: float | None = None) -> Sample:
@@ -40,12 +48,106 @@ def read_audio(path: str | Path, seconds: float | None = None) -> Sample:
     return Sample(round(start / rate * 1e9), np.clip(mono, -1.0, 1.0), rate_hz=rate)
 
 
-def read_video(path: str | Path, frames: int) -> list[Sample]:
+def has_sound(path: str | Path) -> bool:
+    """Return whether a video or sound file holds a sound track; nothing is decoded.
+
+    :raises FileError: if it cannot be read.
+    """
+    import av
+
+    check_file(path)
+    try:
+        with av.open(str(path)) as container:
+            return bool(container.streams.audio)
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise _not_understood(path, error) from None
+
+
+def read_track(path: str | Path, window_s: tuple[float, float] | None = None,
+               seconds: float | None = None) -> Sample:
+    """Read the sound track of a video file (mp4, mkv, webm, avi ...), channels mixed to one.
+
+    Times count from the file's start, as those of :func:`read_video` with a span do, so that
+    sound and pictures of one span belong together. Where the track starts later it is silent.
+
+    :param window_s: (start, end) seconds; None: the whole file.
+    :param seconds: read at most so much from the start on.
+    :returns: an audio sample, float32 [n] in -1..1 at ``rate_hz``; the stamp is the start.
+    :raises SilentError: if there is no sound track, or it ends before the span.
+    :raises FileError: if it cannot be read or is cut short.
+    """
+    import av
+
+    check_file(path)
+    start, end = window_s if window_s is not None else (0.0, np.inf)
+    end = min(end, np.inf if seconds is None else start + seconds)
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise SilentError(f'{path}: the file holds no sound track; is it a silent video?')
+            pieces, rate, length = _decode_sound(av, container, start, end)
+    except (av.error.FFmpegError, OSError, ValueError, EOFError) as error:
+        if isinstance(error, FileError):
+            raise
+        raise _not_understood(path, error) from None
+    if not pieces:
+        raise SilentError(f'{path}: found no sound from {start:g} s on, expected some; the file '
+                          f'lasts {length:.3f} s')
+    wave = _placed(pieces, start, rate)[:None if end == np.inf else round((end - start) * rate)]
+    lost = min(end, length) - start - len(wave) / rate
+    if lost > _LOST_S:
+        raise FileError(f'{path}: found {len(wave) / rate:.3f} s of sound, expected {lost:.3f} s '
+                        'more as the file says; it is cut short or damaged')
+    return Sample(round(start * 1e9), np.clip(np.nan_to_num(wave), -1.0, 1.0), rate_hz=rate)
+
+
+def _decode_sound(av: Any, container: Any, start: float, end: float
+                  ) -> tuple[list[tuple[float, np.ndarray]], float, float]:
+    """Return (time, float32 [n]) pieces of a file's first sound track, its rate and length."""
+    stream = container.streams.audio[0]
+    unit, rate = float(stream.time_base), float(stream.rate)
+    first = (container.start_time or 0) * _MICRO
+    length = stream.duration * unit if stream.duration else (container.duration or 0) * _MICRO
+    if start > _EARLY_S:
+        container.seek(round((start - _EARLY_S + first) / unit), stream=stream)
+    resampler = av.AudioResampler(format='fltp')    # values of any type to float; rate as it is
+    pieces: list[tuple[float, np.ndarray]] = []
+    at = 0.0
+    try:
+        for decoded in container.decode(stream):
+            if decoded.pts is not None:
+                at = decoded.pts * unit - first
+            if at >= end:
+                break
+            for frame in resampler.resample(decoded):
+                wave = frame.to_ndarray().astype(np.float32).mean(axis=0)
+                if at + len(wave) / rate > start:
+                    pieces.append((at, wave))
+                at += len(wave) / rate
+    except av.error.InvalidDataError:
+        pass                    # what is missing shows in the length
+    return pieces, rate, length
+
+
+def _placed(pieces: list[tuple[float, np.ndarray]], start: float, rate: float) -> np.ndarray:
+    """Return sound whose pieces lie where their times say, from a start on; gaps are silent."""
+    places = [round((at - start) * rate) for at, _ in pieces]
+    out = np.zeros(max(0, max(at + len(wave) for at, (_, wave) in zip(places, pieces))),
+                   np.float32)
+    for at, (_, wave) in zip(places, pieces):
+        kept = wave[max(0, -at):]
+        out[max(0, at):max(0, at) + len(kept)] = kept
+    return out
+
+
+def read_video(path: str | Path, frames: int, window_s: tuple[float, float] | None = None
+               ) -> list[Sample]:
     """Read frames that are evenly spread over a video file (mp4, mkv, webm, avi, gif ...).
 
     :param frames: how many; a shorter video gives fewer.
+    :param window_s: (start, end): only a span, seconds from the file's start.
     :returns: video samples in time order, uint8 [H, W, 3] RGB; stamps count from the file's start.
-    :raises FileError: if it cannot be read or holds no picture.
+    :raises FileError: if it cannot be read or holds no picture (in the span).
     """
     import av
 
@@ -53,16 +155,20 @@ def read_video(path: str | Path, frames: int) -> list[Sample]:
         raise FileError(f'{path}: found a request for {frames} frames, expected at least 1')
     check_file(path)
     try:
-        times, timed = _frame_times(av, path)
-        found = _decode(av, path, times, frames, timed)
+        times, first, timed = _frame_times(av, path, window_s)
+        found = _decode(av, path, times, frames, timed, first)
     except (av.error.FFmpegError, OSError, ValueError, EOFError) as error:
         if isinstance(error, FileError):
             raise
-        raise FileError(f'{path}: found no video that is understood, expected mp4, mkv, webm, avi '
-                        f'or gif ({first_line(error)})') from None
+        raise _not_understood(path, error) from None
     if not found:
         raise FileError(f'{path}: none of the frames can be decoded; is the file cut short?')
     return found
+
+
+def _not_understood(path: str | Path, error: BaseException) -> FileError:
+    return FileError(f'{path}: found no video that is understood, expected mp4, mkv, webm, avi or '
+                     f'gif ({first_line(error)})')
 
 
 def check_file(path: str | Path) -> None:
@@ -95,24 +201,55 @@ def _video_stream(container: Any, path: str | Path) -> Any:
     return container.streams.video[0]
 
 
-def _frame_times(av: Any, path: str | Path) -> tuple[list[int], bool]:
-    """Return the presentation times of all frames (in stream units), without decoding them.
+def _frame_times(av: Any, path: str | Path, window_s: tuple[float, float] | None
+                 ) -> tuple[list[int], int, bool]:
+    """Return the presentation times of frames (in stream units), without decoding them.
 
     Without times in the file (raw streams) the frames are decoded once and counted: their numbers
     and False.
+
+    :param window_s: of a span only, and read no further than that.
+    :returns: times, the time that stamps count from, and whether they are times.
+    :raises FileError: if no frame is in the span.
     """
+    start, end = window_s if window_s is not None else (0.0, np.inf)
     with av.open(str(path)) as container:
         stream = _video_stream(container, path)
-        times = [packet.pts for packet in container.demux(stream) if packet.size > 0]
-    if times and all(time is not None for time in times):
-        return sorted(times), True
-    with av.open(str(path)) as container:
-        count = sum(1 for _ in container.decode(_video_stream(container, path)))
-    return list(range(count)), False
+        unit = float(stream.time_base or 0.0)
+        zero = (container.start_time or 0) * _MICRO if window_s is not None else 0.0
+        if start > _SEEK_S:
+            container.seek(round((start + zero) / unit), stream=stream)
+        times: list[int | None] = []
+        for packet in container.demux(stream):
+            if packet.dts is not None and packet.dts * unit - zero >= end:
+                break                                   # a frame is shown after it is decoded
+            if packet.size > 0:
+                times.append(packet.pts)
+    known = sorted(time for time in times if time is not None)
+    if known and len(known) == len(times):
+        if window_s is None:
+            return known, known[0], True
+        kept = [time for time in known if start - _MICRO <= time * unit - zero < end]
+        first, timed, last = round(zero / unit), True, known[-1] * unit - zero
+    else:
+        with av.open(str(path)) as container:
+            stream = _video_stream(container, path)
+            rate = float(stream.average_rate or stream.guessed_rate or _RATE)
+            count = sum(1 for _ in container.decode(stream))
+        kept = [number for number in range(count) if start <= number / rate < end]
+        first, timed, last = 0, False, (count - 1) / rate
+    if not kept and window_s is not None:
+        raise FileError(f'{path}: found no frame from {start:g} to {end:g} s, expected some; its '
+                        f'last one is at {last:.3f} s')
+    return kept, first, timed
 
 
-def _decode(av: Any, path: str | Path, times: list[int], count: int, timed: bool) -> list[Sample]:
-    """Decode ``count`` frames, evenly spread over the given times (or numbers)."""
+def _decode(av: Any, path: str | Path, times: list[int], count: int, timed: bool, first: int
+            ) -> list[Sample]:
+    """Decode ``count`` frames, evenly spread over the given times (or numbers).
+
+    :param first: the time that stamps count from.
+    """
     out: list[Sample] = []
     targets = [times[index] for index in _evenly(len(times), count)]
     with av.open(str(path)) as container:
@@ -123,7 +260,7 @@ def _decode(av: Any, path: str | Path, times: list[int], count: int, timed: bool
             wanted = set(targets)
             return [Sample(number, frame.to_ndarray(format='rgb24'))
                     for number, frame in enumerate(frames) if number in wanted]
-        unit, position = float(stream.time_base or 0.0), times[0]
+        unit, position = float(stream.time_base or 0.0), first
         for target in targets:
             if (target - position) * unit > _SEEK_S:
                 container.seek(target, stream=stream)
@@ -132,7 +269,7 @@ def _decode(av: Any, path: str | Path, times: list[int], count: int, timed: bool
             if frame is None:
                 break
             position = frame.pts
-            stamp = round((frame.pts - times[0]) * unit * 1e9)
+            stamp = round((frame.pts - first) * unit * 1e9)
             out.append(Sample(stamp, frame.to_ndarray(format='rgb24')))
     return out
 
