@@ -35,7 +35,7 @@ from onellm_ros.simulation.wording import CAPTION_PROMPTS, CAPTION_PROMPTS_HELD_
 __all__ = [
     'CAPTION_PROMPTS', 'CAPTION_PROMPTS_HELD_OUT', 'QUESTION_TYPES', 'SAID', 'UNKNOWN', 'Facts',
     'ObjectFact', 'Question', 'caption', 'caption_facts', 'caption_score', 'is_correct',
-    'mixed_questions', 'normalise', 'parse_caption', 'questions', 'random_truth',
+    'mixed_question', 'mixed_questions', 'normalise', 'parse_caption', 'questions', 'random_truth',
     'unknown_questions', 'varied_prompt', 'vocabulary_texts', 'word_question']
 
 # In the wordings of a list, in those of a list that training never says, or in many others.
@@ -199,6 +199,19 @@ def _mixed(truth: Truth, present: frozenset[Modality],
     return asking.Draw('mixed', family, {}, ' and '.join(parts), accept)
 
 
+def mixed_question(truth: Truth, present: frozenset[Modality], rng: np.random.Generator, *,
+                   said: str = 'plain') -> Question | None:
+    """Draw one question that needs two of the modalities at once; None where there is none.
+
+    :raises ValueError: if no modality is present.
+    """
+    if not present:
+        raise ValueError('no modality is present: pass those that the window has')
+    draw = _mixed(truth, present, rng)
+    first = next(m for m in PROMPT_ORDER if m in present)
+    return None if draw is None else _worded(draw, first, rng, said)
+
+
 def mixed_questions(truth: Truth, present: frozenset[Modality], rng: np.random.Generator,
                     count: int, *, said: str = 'plain') -> list[Question]:
     """Draw questions for several modalities at once: of each alone, and across two of them.
@@ -212,9 +225,8 @@ def mixed_questions(truth: Truth, present: frozenset[Modality], rng: np.random.G
     pool = {q.question: q for modality in order
             for q in questions(truth, modality, rng, each, said=said)}
     for _ in range(max(1, count // 4)):
-        draw = _mixed(truth, present, rng)
-        if draw is not None:
-            question = _worded(draw, order[0], rng, said)
+        question = mixed_question(truth, present, rng, said=said)
+        if question is not None:
             pool[question.question] = question
     drawn = list(pool.values())
     return [drawn[int(i)] for i in rng.permutation(len(drawn))[:count]]
