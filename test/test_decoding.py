@@ -199,6 +199,7 @@ def test_what_the_loops_do_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
         assert decoder.step([1], followed) is None and followed.length == 1
     assert decoder.step([61], model.new_cache(1, 3)) is None   # the plain path says what is wrong
     monkeypatch.setattr(decoding, 'MOST_PARAMETERS', 1000)
+    monkeypatch.setattr(decoding, 'FEW_THREADS', 0)         # however few there are
     assert LoopDecoder.of(model) is None
 
 

@@ -21,8 +21,11 @@ from onellm_ros.inference.weights import LlmWeights, weights_of
 from onellm_ros.model.layers import swiglu_hidden
 from onellm_ros.model.llm import KVCache, Llama
 
-# Above this the weights come from memory, whose bandwidth PyTorch's threads use better together.
+Work = tuple[Sequence[int], KVCache, int]   # ids, what they stand behind, of how many logits
+# Above this the weights come from memory. One core's loops took it in at 33 GB/s where PyTorch's
+# products of one or two threads took 17; more threads use the bandwidth better together.
 MOST_PARAMETERS = 100_000_000
+FEW_THREADS = 2
 MOST_TOKENS = 31    # at once; for more, PyTorch's products of matrices are as fast
 _BLOCK = 256        # positions whose rotary turns are computed together
 _log = logging.getLogger(__name__)
@@ -35,15 +38,17 @@ class _Run:
     weights: LlmWeights
     table: np.ndarray
     top: np.ndarray
-    keys: np.ndarray
-    values: np.ndarray
+    place: tuple[int, int, int]     # addresses of keys and values, capacity
 
 
 class LoopDecoder:
-    """Computes a small language model by compiled loops, some tokens of one sequence a call.
+    """Computes a small language model by compiled loops, some tokens of some sequences a call.
 
     Not for two threads at once.
     """
+
+    shares = True           # two sequences cost little more than one
+    drafted = 3             # tokens that are worth checking together: four rows share the weights
 
     def __init__(self, llm: Llama) -> None:
         from onellm_ros.inference import kernels
@@ -78,7 +83,8 @@ class LoopDecoder:
     @staticmethod
     def _weights(llm: Llama) -> LlmWeights | None:
         """Return a model's weights if they are what the loops read."""
-        if sum(p.numel() for p in llm.parameters()) > MOST_PARAMETERS:
+        if torch.get_num_threads() > FEW_THREADS and \
+                sum(p.numel() for p in llm.parameters()) > MOST_PARAMETERS:
             return None
         found = weights_of(llm)
         fits = found is not None and found.embeddings.dtype == torch.float32 \
@@ -91,7 +97,7 @@ class LoopDecoder:
             return cache.run
         found = self._weights(self.llm)
         if found is None or cache.keys.shape[1] != 1 or cache.keys.dtype != torch.float32 or \
-                cache.keys.requires_grad:
+                cache.keys.requires_grad or not cache.keys.is_contiguous():
             return None
         config = self.llm.config
         table = np.array(
@@ -99,8 +105,8 @@ class LoopDecoder:
               config.sliding_window if config.slides(i) else 0]
              for i, row in enumerate(found.layers)], dtype=np.int64)
         top = [t.data_ptr() for t in (found.embeddings, found.norm, found.output)]
-        cache.run = _Run(found, table, np.array(top), cache.keys[:, 0].numpy(),
-                         cache.values[:, 0].numpy())
+        cache.run = _Run(found, table, np.array(top), (
+            cache.keys.data_ptr(), cache.values.data_ptr(), cache.capacity))
         self._grow(cache.capacity)
         return cache.run
 
@@ -121,29 +127,47 @@ class LoopDecoder:
         :returns: None where these or this cache are not for it; nothing has happened then.
         :raises ValueError: if the cache is too short.
         """
-        if not 0 < len(ids) <= MOST_TOKENS or len(ids) > 1 and self.llm.rope.grows or \
-                not 0 <= min(ids) <= max(ids) < self.llm.config.vocab_size:
+        found = self.steps([(ids, cache, 1)])
+        return None if found is None else found[0][0]
+
+    def steps(self, work: Sequence[Work]) -> list[Tensor] | None:
+        """Run tokens behind several caches, none of them twice, in one pass.
+
+        :param work: ids, their cache, and of how many of the last ids the logits are wanted.
+        :returns: float32 logits [count, vocab] of each; None as :meth:`step`.
+        :raises ValueError: if a cache is too short; nothing has happened then.
+        """
+        llm, vocab = self.llm, self.llm.config.vocab_size
+        words = [word for ids, _, _ in work for word in ids]
+        if not 0 < len(words) <= MOST_TOKENS or len(words) > len(work) and llm.rope.grows or \
+                not 0 <= min(words) <= max(words) < vocab:
             return None
-        run = self._run(cache)
-        if run is None:
-            return None
-        at = cache.length
-        end = at + len(ids)
-        if end > cache.capacity:
-            raise ValueError(f'key/value cache: expected room for {end} positions, found '
-                             f'{cache.capacity}')
-        if self.llm.rope.grows:
-            turns = self.llm.rope(torch.tensor([at]))
-            self._turns[:, at] = torch.cat(turns)[:, 0].numpy()
-        if self.llm.config.sliding_window:
-            cache.positions[:, at:end] = torch.arange(at, end)
-        logits = torch.empty(1, self.llm.config.vocab_size)
+        places, wanted = [], []
+        run = None
+        for ids, cache, count in work:
+            run = self._run(cache)
+            if run is None:
+                return None
+            at, end = cache.length, cache.length + len(ids)
+            if end > cache.capacity:
+                raise ValueError(f'key/value cache: expected room for {end} positions, found '
+                                 f'{cache.capacity}')
+            places += [(*run.place, position) for position in range(at, end)]
+            wanted += range(len(places) - count, len(places))
+            if llm.rope.grows:
+                self._turns[:, at] = torch.cat(llm.rope(torch.tensor([at])))[:, 0].numpy()
+        assert run is not None
+        logits = torch.empty(len(wanted), vocab)
         self._kernels.forward(
-            run.table, run.top, self._sizes, self.llm.config.norm_eps, np.array(ids), at,
-            run.keys, run.values, self._turns, self._work, self._scores, self._bits,
-            logits.numpy())
-        cache.length = end
-        return logits[0]
+            run.table, run.top, self._sizes, llm.config.norm_eps, np.array(words),
+            np.array(places), self._turns, self._work, self._scores, self._bits,
+            np.array(wanted), logits.numpy())
+        for ids, cache, _ in work:
+            end = cache.length + len(ids)
+            if llm.config.sliding_window:
+                cache.positions[:, cache.length:end] = torch.arange(cache.length, end)
+            cache.length = end
+        return list(logits.split([count for _, _, count in work]))
 
 
 def decoder_of(llm: Llama) -> LoopDecoder | GraphDecoder | None:

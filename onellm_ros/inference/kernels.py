@@ -44,6 +44,13 @@ def _at(address, rows, columns):
 
 
 @njit(**HELPER)
+def _stored(address, layer, shared, capacity, size):
+    """Return the keys or values [shared, capacity, size] of a layer of one sequence."""
+    return carray(_pointer(address + layer * shared * capacity * size * 4),
+                  (shared, capacity, size), np.float32)
+
+
+@njit(**HELPER)
 def _put(out, i, a, b, c, d, add):
     if add:
         out[i] += a
@@ -54,45 +61,63 @@ def _put(out, i, a, b, c, d, add):
         out[i], out[i + 1], out[i + 2], out[i + 3] = a, b, c, d
 
 
+@njit(**HELPER)
+def _one(w, i, x, out, columns, add):
+    """Eight rows of weights for one position."""
+    a, b, c, d = _F(0), _F(0), _F(0), _F(0)
+    e, f, g, h = _F(0), _F(0), _F(0), _F(0)
+    for j in range(columns):
+        s = x[j]
+        a += w[i, j] * s
+        b += w[i + 1, j] * s
+        c += w[i + 2, j] * s
+        d += w[i + 3, j] * s
+        e += w[i + 4, j] * s
+        f += w[i + 5, j] * s
+        g += w[i + 6, j] * s
+        h += w[i + 7, j] * s
+    _put(out, i, a, b, c, d, add)
+    _put(out, i + 4, e, f, g, h, add)
+
+
+@njit(**HELPER)
+def _two(w, i, y, z, out, more, columns, add):
+    """Four rows of weights for two positions."""
+    a, b, c, d = _F(0), _F(0), _F(0), _F(0)
+    e, f, g, h = _F(0), _F(0), _F(0), _F(0)
+    for j in range(columns):
+        s, t = y[j], z[j]
+        a += w[i, j] * s
+        b += w[i + 1, j] * s
+        c += w[i + 2, j] * s
+        d += w[i + 3, j] * s
+        e += w[i, j] * t
+        f += w[i + 1, j] * t
+        g += w[i + 2, j] * t
+        h += w[i + 3, j] * t
+    _put(out, i, a, b, c, d, add)
+    _put(more, i, e, f, g, h, add)
+
+
 @njit(**KERNEL)
 def linear(weight, bias, x, out, count, rows, columns, add):
     """out[n, :rows] = weight [rows, columns] @ x[n] + bias for n < count, or that added to it.
 
-    Four rows of weights together, so that each value of x is loaded once for them, and positions
-    by twos, so that each weight is.
+    Positions by twos, so that each weight is loaded once for them. Both loops have eight sums: the
+    compiler lays them out alike, so that what a position gives does not hang on how many are
+    computed with it (to the last bit where it was tried; elsewhere the last digits may differ).
     """
     w = _at(weight, rows, columns)
     i = 0
-    while i + 4 <= rows:
+    while i + 8 <= rows:
         n = 0
         while n + 2 <= count:
-            y, z = x[n], x[n + 1]
-            a, b, c, d = _F(0), _F(0), _F(0), _F(0)
-            e, f, g, h = _F(0), _F(0), _F(0), _F(0)
-            for j in range(columns):
-                s, t = y[j], z[j]
-                a += w[i, j] * s
-                b += w[i + 1, j] * s
-                c += w[i + 2, j] * s
-                d += w[i + 3, j] * s
-                e += w[i, j] * t
-                f += w[i + 1, j] * t
-                g += w[i + 2, j] * t
-                h += w[i + 3, j] * t
-            _put(out[n], i, a, b, c, d, add)
-            _put(out[n + 1], i, e, f, g, h, add)
+            _two(w, i, x[n], x[n + 1], out[n], out[n + 1], columns, add)
+            _two(w, i + 4, x[n], x[n + 1], out[n], out[n + 1], columns, add)
             n += 2
         if n < count:
-            y = x[n]
-            a, b, c, d = _F(0), _F(0), _F(0), _F(0)
-            for j in range(columns):
-                s = y[j]
-                a += w[i, j] * s
-                b += w[i + 1, j] * s
-                c += w[i + 2, j] * s
-                d += w[i + 3, j] * s
-            _put(out[n], i, a, b, c, d, add)
-        i += 4
+            _one(w, i, x[n], out[n], columns, add)
+        i += 8
     while i < rows:
         for n in range(count):
             a = _F(0)
@@ -205,17 +230,21 @@ def _attend(q, keys, values, out, heads, shared, size, first, end, scores, bits)
 
 
 @njit(**KERNEL)
-def forward(table, top, sizes, eps, words, at, keys, values, turns, work, scores, bits, logits):
-    """Run some tokens behind ``at`` stored ones; their keys and values are stored, too.
+def forward(table, top, sizes, eps, words, places, turns, work, scores, bits, wanted, logits):
+    """Run some tokens of one sequence or several, each behind what its sequence has stored.
+
+    Their keys and values are stored, too. Tokens of one sequence come in their order.
 
     :param table: int64 [layers, columns], see ``COLUMNS``. :param top: addresses of embeddings,
         last norm and output. :param sizes: width, heads, key heads, head size, hidden size.
-    :param eps: of the norms. :param words: int64 [N] ids. :param at: position of the first.
-    :param keys: [layers, key heads, capacity, head size]. :param values: alike.
-    :param turns: cosines and sines [2, capacity, head size / 2].
+    :param eps: of the norms. :param words: int64 [N] ids.
+    :param places: int64 [N, 4]: addresses of the keys and of the values of each token's sequence
+        ([layers, key heads, capacity, head size] float32), their capacity, and its position.
+    :param turns: cosines and sines [2, positions, head size / 2].
     :param work: float32 [5, N or more, n] to work in, n of the largest of width, all heads and
-        hidden size. :param scores: float32 and ``bits`` int32 of that or the capacity.
-    :param logits: filled for the last token; as many as it has.
+        hidden size. :param scores: float32 and ``bits`` int32 of that or the positions.
+    :param wanted: int64 [W], which of the tokens are to have logits, in their order.
+    :param logits: [W, as many as it has], filled.
     """
     width, heads, shared, size, hidden = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]
     x, h, q, k, v = work[0], work[1], work[2], work[3], work[4]
@@ -232,21 +261,24 @@ def forward(table, top, sizes, eps, words, at, keys, values, turns, work, scores
         linear(row[WK], row[BK], h, k, count, shared * size, width, False)
         linear(row[WV], row[BV], h, v, count, shared * size, width, False)
         for r in range(count):
+            at = places[r, 3]
             if row[NORM_Q]:
                 for i in range(heads):
                     _norm(row[NORM_Q], q[r], q[r], i * size, size, eps)
                 for i in range(shared):
                     _norm(row[NORM_K], k[r], k[r], i * size, size, eps)
             if row[TURNED]:
-                _turn(q[r], heads, size, turns[0, at + r], turns[1, at + r])
-                _turn(k[r], shared, size, turns[0, at + r], turns[1, at + r])
+                _turn(q[r], heads, size, turns[0, at], turns[1, at])
+                _turn(k[r], shared, size, turns[0, at], turns[1, at])
+            keys = _stored(places[r, 0], n, shared, places[r, 2], size)
+            values = _stored(places[r, 1], n, shared, places[r, 2], size)
             for i in range(shared):
                 for j in range(size):
-                    keys[n, i, at + r, j] = k[r, i * size + j]
-                    values[n, i, at + r, j] = v[r, i * size + j]
-            end = at + r + 1
+                    keys[i, at, j] = k[r, i * size + j]
+                    values[i, at, j] = v[r, i * size + j]
+            end = at + 1
             first = max(0, end - row[WINDOW]) if row[WINDOW] else 0
-            _attend(q[r], keys[n], values[n], h[r], heads, shared, size, first, end, scores, bits)
+            _attend(q[r], keys, values, h[r], heads, shared, size, first, end, scores, bits)
         linear(row[WO], row[BO], h, x, count, width, heads * size, True)
         for r in range(count):
             _norm(row[NORM_F], x[r], h[r], 0, width, eps)
@@ -259,6 +291,6 @@ def forward(table, top, sizes, eps, words, at, keys, values, turns, work, scores
             for i in range(hidden):
                 q[r, i] = q[r, i] / (_F(1) + v[r, i]) * k[r, i]
         linear(row[W2], row[B2], q, x, count, width, hidden, True)
-    last = count - 1
-    _norm(top[1], x[last], h[0], 0, width, eps)
-    linear(top[2], 0, h, logits, 1, logits.shape[1], width, False)
+    for r in range(wanted.shape[0]):
+        _norm(top[1], x[wanted[r]], h[r], 0, width, eps)
+    linear(top[2], 0, h, logits, wanted.shape[0], logits.shape[1], width, False)
