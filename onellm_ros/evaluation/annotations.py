@@ -296,22 +296,30 @@ def _captioned(row: Row, seen: dict[str, int]) -> Captioned:
     return Captioned(new_id(seen, row, image), name, found, row)
 
 
+def read_lines(path: Path, task: str = '') -> Iterator[Row]:
+    """Yield the lines of a text file that say something, without their ends.
+
+    :raises AnnotationError: if it is missing or not readable.
+    """
+    for number, line in enumerate(_read(path, task).split('\n'), 1):
+        if line.strip():
+            yield Row(line.rstrip('\r'), path, number)
+
+
 def read_jsonl(path: Path, task: str = '') -> Iterator[Row]:
     """Yield the objects of a file that holds one a line.
 
     :raises AnnotationError: if it is missing, or a line is no JSON object.
     """
-    for number, line in enumerate(_read(path, task).split('\n'), 1):
-        if not line.strip():
-            continue
+    for line in read_lines(path, task):
         try:
-            value = json.loads(line)
+            value = json.loads(line.value)
         except (ValueError, RecursionError) as error:
-            raise AnnotationError(path, number, f'found {line[:40]!r}, expected a JSON object '
-                                                f'({error})') from None
+            raise line.error(f'found {line.value[:40]!r}, expected a JSON object ({error})'
+                             ) from None
         if not isinstance(value, dict):
-            raise AnnotationError(path, number, f'found {shown(value)}, expected a JSON object')
-        yield Row(value, path, number)
+            raise line.error(f'found {shown(value)}, expected a JSON object')
+        yield Row(value, path, line.line)
 
 
 def read_table(path: Path, delimiter: str, columns: Sequence[str], header: bool = True,
