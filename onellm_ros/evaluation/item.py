@@ -11,6 +11,8 @@ from typing import Any
 from onellm_ros.datasets.rows import Signal
 from onellm_ros.modality import Modality
 
+BROKEN = 'broken'           # the finish reason of what could not be asked
+
 
 class AnnotationError(ValueError):
     """Annotations that are not understood: names the file and the line, says found and expected.

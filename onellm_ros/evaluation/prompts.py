@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from onellm_ros.modality import Modality
+
+if TYPE_CHECKING:
+    from onellm_ros.evaluation.item import Item
+    from onellm_ros.evaluation.task import Task
 
 LETTERS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'
 # {question}, {options} (one a line behind its letter) and {classes} (a list) are filled in.
@@ -48,3 +55,25 @@ def prompt(form: str, question: str = '', choices: Sequence[str] = (), kind: str
         raise ValueError(f'prompt {form!r}: found a field that is not known ({error}), expected '
                          'some of {question}, {options}, {classes}, {kind}') from None
     return '\n'.join(' '.join(line.split()) for line in filled.splitlines()).strip()
+
+
+def kind_of(task: Task) -> str:
+    """Return what a task's captions are of, one of ``KINDS``: of video with sound, the video."""
+    for modality, kind in ((Modality.VIDEO, 'video'), (Modality.AUDIO, 'audio'),
+                           (Modality.POINT, 'point cloud')):
+        if modality in task.modalities:
+            return kind
+    return 'image'
+
+
+def item_prompt(task: Task, item: Item, form: str = '') -> str:
+    """Return what a model is asked about an item.
+
+    :param form: another one than the task's; a key of ``FORMS``, or with its own ``{...}``.
+    :raises ValueError: for a form that has other fields, too many choices, or nothing to ask.
+    """
+    text = prompt(form or task.form, item.question, item.choices, kind_of(task))
+    if not text:
+        raise ValueError(f'{item.source or "item"}: {item.id}: found nothing to ask, expected a '
+                         'question')
+    return text

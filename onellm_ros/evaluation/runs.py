@@ -13,11 +13,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
 import hashlib
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 import json
 from pathlib import Path
+import platform
 from typing import Any
 
 from onellm_ros.evaluation.item import Item, Prediction
@@ -28,6 +31,7 @@ from onellm_ros.evaluation.tasks import find_task
 ABOUT, RESULT, SCORES, JUDGE = 'run.json', 'result.json', 'scores.json', 'judge.jsonl'
 # What two runs must share for the one to go on with the other's answers.
 SAME = ('task', 'items', 'model', 'prompt', 'decoding', 'batch')
+PACKAGES = ('onellm_ros', 'torch', 'numpy', 'tokenizers', 'onnxruntime')
 _NAMES = ('model.name',)        # the weights say which model it is
 
 
@@ -55,6 +59,26 @@ class Run:
     def model(self) -> str:
         """Name of the model."""
         return str(self.about['model']['name'])
+
+
+def package_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Return the versions of what figures depend on; what is not installed is left out."""
+    found = {'python': platform.python_version()}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def folder_of(out: Path, task: Task, split: str) -> Path:
+    """Return the folder of a run: by its task, and its split where that is not the default."""
+    return out / (task.name if split == task.splits[0] else f'{task.name}-{split}')
+
+
+def data_of(data: Path, task: Task) -> Path:
+    """Return a task's folder of data: the one of its name in the folder given, or that itself."""
+    own = data / task.name
+    return own if own.is_dir() else data
 
 
 def read_json_file(path: Path) -> dict[str, Any]:
@@ -116,13 +140,12 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else type(value).__name__
 
 
-def digest(items: Sequence[Item], root: Path) -> str:
+def digest(items: Sequence[Item]) -> str:
     """Return a hash of all that items ask and hold as right, wherever their files lie."""
     found = hashlib.sha256()
-    start = f'{root}/'
     for item in items:
-        signals = {m.value: [str(s.path).removeprefix(start),
-                             str(s.colour or '').removeprefix(start), s.window_s]
+        # a picture may be one of several forms, which a reader cannot tell where it is not
+        signals = {m.value: [s.path.stem, s.colour.stem if s.colour else '', s.window_s]
                    for m, s in item.signals.items()}
         found.update(json.dumps(
             [item.id, item.question, signals, item.answers, item.choices, item.right, item.group,
@@ -156,9 +179,9 @@ def items_of(about: Mapping[str, Any], data: Path | None = None) -> tuple[Task, 
     """
     asked = about['task']
     task = find_task(asked['name'])
-    root = data or Path(about['data'])
+    root = data_of(data, task) if data else Path(about['data'])
     items = read_items(task, root, asked['split'], asked['options'], about['items']['limit'])
-    found = digest(items, root)
+    found = digest(items)
     if found != about['items']['digest']:
         raise RunError(
             f'{task.name}: found {len(items)} items ({found}) in {root}, the run asked '
