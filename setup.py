@@ -49,5 +49,7 @@ setup(
             'picture = onellm_ros.ros.scripts:picture',
             'simulation = onellm_ros.ros.scripts:simulation',
         ],
+        # lmms-eval, where it is installed, finds the models of `onellm eval` through this.
+        'lmms_eval.models': ['onellm = onellm_ros.evaluation.lmms:manifest'],
     },
 )

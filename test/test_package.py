@@ -25,6 +25,7 @@ THIRD_PARTY: dict[str, tuple[str, str | None]] = {
     'backports': ('backports-zstd', None),
     'cv2': ('opencv-python-headless', 'python3-opencv'),
     'huggingface_hub': ('huggingface-hub', None),
+    'lmms_eval': ('lmms-eval', None),
     'lz4': ('lz4', 'python3-lz4'),
     'matplotlib': ('matplotlib', 'python3-matplotlib'),
     'numba': ('numba', 'python3-numba'),
@@ -128,7 +129,7 @@ def test_entry_points_import(root: Path) -> None:
 
 
 def test_every_import_is_declared(root: Path) -> None:
-    files = ('runtime.txt', 'train.txt', 'ray.txt', 'onnx.txt')
+    files = ('runtime.txt', 'train.txt', 'ray.txt', 'onnx.txt', 'lmms.txt')
     wheels = {canonicalize_name(each.name) for file in files for each in requirements(root, file)}
     keys = dependencies(root)
     manifest_text = (root / 'package.xml').read_text(encoding='utf-8')
