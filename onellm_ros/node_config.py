@@ -173,6 +173,10 @@ class NodeConfig:
     backend: str = _setting(
         'auto', 'What computes: torch, onnx (needs an export, onellm export), or auto: what was '
         'measured to be faster here.', one_of=('auto', 'torch', 'onnx'))
+    quantize: str = _setting(
+        'none', "Type of the language model's weights: int8, int4 or (on GPUs that have it) fp8: "
+        'less memory, on a CPU faster for large models, not exact; needs '
+        'requirements/quantize.txt. none: as it computes.', one_of=('none', 'int8', 'int4', 'fp8'))
     threads: int = _setting(
         0, 'CPU threads of the model; 0: one for a small model on the CPU, else as torch has it.',
         low=0, high=1024)

@@ -203,9 +203,10 @@ def engine() -> Engine:
 
 def test_turns_reach_the_model(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix, prompts = engine.encode({}), []
-    step = engine.step
-    monkeypatch.setattr(engine, 'step', lambda ids, cache: (prompts.append(list(ids)),
-                                                            step(ids, cache))[1])
+    steps = engine.steps
+    monkeypatch.setattr(engine.drafts, 'most', 0)       # nothing guessed behind a prompt
+    monkeypatch.setattr(engine, 'steps', lambda work: (
+        prompts.extend(list(ids) for ids, *_ in work), steps(work))[1])
     expected = engine.text.encode_prompt('Now?', TURNS)
     answer = engine.ask(prefix, 'Now?', history=TURNS, max_tokens=2)
     assert (prompts[0], answer.turns) == (expected, 2)

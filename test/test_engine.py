@@ -54,11 +54,14 @@ def scripted(engine, monkeypatch):
     def script(ids):
         rest = iter(ids)
 
-        def step(_, cache):
-            cache.length += 1
-            return torch.nn.functional.one_hot(
-                torch.tensor(next(rest)), engine.text.size).float() * 50
-        monkeypatch.setattr(engine, 'step', step)
+        def steps(work):
+            for given, cache, _ in work:
+                cache.length += len(given)
+            return [torch.nn.functional.one_hot(torch.tensor(
+                [next(rest) for _ in range(count)]), engine.text.size).float() * 50
+                for _, _, count in work]
+        monkeypatch.setattr(engine, 'steps', steps)
+    monkeypatch.setattr(engine.drafts, 'most', 0)
     return script
 
 

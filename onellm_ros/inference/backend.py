@@ -12,7 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from onellm_ros.inference.decoding import decoder_of
+from onellm_ros.inference.decoding import LoopDecoder, decoder_of
+from onellm_ros.inference.graphs import GraphDecoder
 from onellm_ros.modality import Modality
 from onellm_ros.model.llm import KVCache
 from onellm_ros.model.onellm import OneLLM
@@ -31,10 +32,15 @@ class Cache(Protocol):
         """Return a new cache of ``capacity`` positions that starts with these."""
 
 
+Work = tuple[Sequence[int], Cache, int]     # ids, what they stand behind, of how many the logits
+
+
 class Backend(Protocol):
     """Computes one model. Not for two threads at once; no call changes a cache but the one given.
 
-    Attributes: ``name`` (such as ``torch``), ``device`` (of what it is given and returns).
+    Attributes: ``name`` (such as ``torch``), ``device`` (of what it is given and returns). One
+    that computes some tokens of several sequences for little more than one token has ``steps``,
+    ``shares`` and ``drafted`` as :class:`TorchBackend`.
     """
 
     name: str
@@ -125,17 +131,51 @@ class TorchBackend:
             cache.length, cache.head = positions, head
         return cache
 
+    @property
+    def shares(self) -> bool:
+        """Whether :meth:`steps` computes two sequences for little more than one."""
+        return isinstance(self._decoder, LoopDecoder)
+
+    @property
+    def drafted(self) -> int:
+        """How many tokens behind one are worth computing with it, if most are of use."""
+        # With dynamic rotary positions a key depends on how far a pass reaches.
+        return LoopDecoder.drafted if self.shares and not self.model.llm.rope.grows else 0
+
     def step(self, ids: Sequence[int], cache: Cache) -> Tensor:
         """See :class:`Backend`."""
-        if isinstance(cache, KVCache) and cache.head:
-            ids = cache.skip(ids)
-        if self._decoder is not None and isinstance(cache, KVCache):
-            found = self._decoder.step(ids, cache)
+        return self.steps([(ids, cache, 1)])[0][0]
+
+    def steps(self, work: Sequence[Work]) -> list[Tensor]:
+        """Run ids behind several caches, none of them twice; each grows.
+
+        :param work: ids, their cache, and of how many of the last ids the logits are wanted.
+        :returns: float32 logits [count, vocab] of each.
+        """
+        own = []
+        for ids, cache, count in work:
+            assert isinstance(cache, KVCache)
+            own.append((cache.skip(ids) if cache.head else ids, cache, count))
+        if isinstance(self._decoder, LoopDecoder) and len(own) > 1:
+            together = self._decoder.steps(own)
+            if together is not None:
+                return together
+        return [self._alone(*one) for one in own]
+
+    def _alone(self, ids: Sequence[int], cache: KVCache, count: int) -> Tensor:
+        """Return what :meth:`steps` does, of one sequence."""
+        if isinstance(self._decoder, LoopDecoder):
+            found = self._decoder.steps([(ids, cache, count)])
             if found is not None:
-                return found
-        tokens = torch.tensor([ids], device=self.device)
-        logits = self.model.llm(self.model.llm.embed(tokens), cache=cache, last_only=True)
-        return logits[0, -1].float()
+                return found[0]
+        if isinstance(self._decoder, GraphDecoder) and count == 1:
+            logits = self._decoder.step(ids, cache)
+            if logits is not None:
+                return logits[None]
+        llm = self.model.llm
+        words = llm.embed(torch.tensor([ids], device=self.device))
+        hidden = llm(words, cache=cache, return_hidden=True, last_only=count == 1)
+        return llm.logits(hidden[0, -count:]).float()
 
     def continuations(self, table: Tensor, cache: Cache) -> Tensor:
         """See :class:`Backend`."""

@@ -7,8 +7,7 @@ number of answers may use one. The engine is deterministic at temperature 0 and 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 import threading
 import time
@@ -18,13 +17,14 @@ from torch import Tensor
 
 from onellm_ros.config import MAX_TOKENS, ModelConfig
 from onellm_ros.export.layout import is_export
-from onellm_ros.inference.backend import Backend, Cache, TorchBackend, template_head
+from onellm_ros.inference.answers import Answer, AnswerStream, Prefix
+from onellm_ros.inference.backend import Backend, Cache, TorchBackend, Work, template_head
 from onellm_ros.inference.choosing import BACKENDS, choose, onnx_backend
+from onellm_ros.inference.drafting import Drafts
 from onellm_ros.inference.encoding import WindowEncoder
 from onellm_ros.inference.locate import EngineError, find_device, find_model
 from onellm_ros.inference.onnx_backend import OnnxBackend
-from onellm_ros.inference.sampling import Draw, Sampling
-from onellm_ros.inference.streaming import Detokenizer
+from onellm_ros.inference.sampling import Sampling
 from onellm_ros.modality import Modality, prompt_order
 from onellm_ros.model.checkpoint import CheckpointError, load_model, weights_hash
 from onellm_ros.model.onellm import OneLLM
@@ -36,122 +36,13 @@ _SMALL_PARAMETERS = 100_000_000
 Turns = Sequence[tuple[str, str]]       # (question, answer), oldest first
 
 
-@dataclass(frozen=True, eq=False)
-class Prefix:
-    """An encoded window: the prompt's beginning with its keys and values.
-
-    :param modalities: what it holds, in the prompt's order.
-    :param expert_weights: per modality the router's mean weight for each expert.
-    :param positions: prompt positions that it takes.
-    :param encode_s: seconds that encoding took.
-    """
-
-    modalities: tuple[Modality, ...]
-    expert_weights: dict[Modality, tuple[float, ...]]
-    positions: int
-    encode_s: float
-    cache: Cache
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer and how it came about.
-
-    :param text: the answer, without blanks around it.
-    :param tokens: tokens generated (for choices: scored).
-    :param finish_reason: ``stop`` (the model ended it), ``length`` or ``cancelled``.
-    :param first_token_s: seconds from the request to the first token; 0 if there was none.
-    :param total_s: seconds from the request to the end.
-    :param choice_index: index of the chosen choice, -1 for free text.
-    :param choice_probabilities: one a choice, summing to one.
-    :param confidence: the choice's probability, or for free text the geometric mean of its
-        tokens' probabilities at temperature 1 (0 if no token was generated).
-    :param turns: earlier turns that the model was shown: as many of the newest as fit.
-    """
-
-    text: str
-    tokens: int
-    finish_reason: str
-    first_token_s: float
-    total_s: float
-    choice_index: int = -1
-    choice_probabilities: tuple[float, ...] = ()
-    confidence: float = 0.0
-    turns: int = 0
-
-
-class AnswerStream(Iterator[str]):
-    """An answer in the making: iterate for its text deltas.
-
-    Attributes: ``tokens`` (generated so far), ``answer`` (set when the iteration has ended).
-    """
-
-    def __init__(self, engine: Engine, prefix: Prefix, prompt: tuple[Sequence[int], int],
-                 sampling: Sampling, cancel: threading.Event | None) -> None:
-        self._engine = engine
-        self._sampling = sampling
-        self._cancel = cancel
-        self._started = time.perf_counter()
-        ids, self._turns = prompt
-        self._ids = ids
-        self._prefix = prefix
-        room = engine.config.llm.max_positions - prefix.positions - len(ids)
-        self._limit = min(sampling.max_tokens, room)
-        self._steps = self._deltas()
-        self.tokens = 0
-        self.answer: Answer | None = None
-
-    def __iter__(self) -> AnswerStream:
-        return self
-
-    def __next__(self) -> str:
-        return next(self._steps)
-
-    def close(self) -> None:
-        """End the answer here; ``answer`` stays None unless it was finished."""
-        self._steps.close()
-
-    def _deltas(self) -> Generator[str, None, None]:
-        engine, text = self._engine, self._engine.text
-        out = Detokenizer(text, engine.config.text.stop)
-        draw = Draw(self._sampling, engine.device)
-        reason, first_s, likelihood = 'length', 0.0, 0.0
-        cache, pending = self._prefix.cache, self._ids
-        while self.tokens < self._limit:
-            if self._cancel is not None and self._cancel.is_set():
-                reason = 'cancelled'
-                break
-            if cache is self._prefix.cache:
-                cache = cache.copy(cache.length + len(self._ids) + self._limit)
-            token, logp = draw(engine.step(pending, cache))
-            pending = [token]
-            first_s = first_s or time.perf_counter() - self._started
-            if token in text.stop_ids:
-                reason = 'stop'
-                break
-            self.tokens += 1
-            likelihood += logp
-            delta = out.add(token)
-            if delta:
-                yield delta
-            if out.stopped:
-                reason = 'stop'
-                break
-        rest = out.finish()
-        if rest:
-            yield rest
-        confidence = float(torch.tensor(likelihood / self.tokens).exp()) if self.tokens else 0.0
-        self.answer = Answer(out.emitted, self.tokens, reason, first_s,
-                             time.perf_counter() - self._started, confidence=confidence,
-                             turns=self._turns)
-
-
 class Engine:
     """A model ready to answer.
 
     Attributes: ``name``, ``weights_hash``, ``config``, ``preprocessor``, ``device``, ``text``,
     ``modalities`` (all that the model knows), ``backend`` and ``backend_why`` (why it is this one,
-    empty where there was no choice), ``model`` (None where only an export was loaded).
+    empty where there was no choice), ``model`` (None where only an export was loaded), ``drafts``
+    (what guesses at answers; ``drafts.most = 0`` ends that).
     """
 
     def __init__(self, model: OneLLM | OnnxBackend, text: Text, *, weights_hash: str = '') -> None:
@@ -161,6 +52,7 @@ class Engine:
             self.backend: Backend = TorchBackend(model, template_head(text))
         else:
             self.backend = model
+        self.drafts = Drafts(getattr(self._language, 'drafted', 0))
         self.backend_why = ''
         self.text = text
         self.config: ModelConfig = model.config
@@ -215,6 +107,7 @@ class Engine:
         if backend == 'auto' and isinstance(engine.backend, TorchBackend):
             chosen = choose(engine.backend, folder, short, threads)
             engine.backend, engine.backend_why = chosen.backend, chosen.why
+            engine.drafts = Drafts(getattr(engine._language, 'drafted', 0))
         return engine
 
     @classmethod
@@ -235,9 +128,10 @@ class Engine:
         return cls(graphs, text, weights_hash=graphs.graphs.manifest.weights_hash)
 
     def forget(self) -> None:
-        """Forget what was made of earlier samples: pictures, features, modality tokens."""
+        """Forget what came of earlier samples: pictures, features, modality tokens, answers."""
         self.preprocessor.forget()
         self._windows.forget()
+        self.drafts.forget()
 
     @torch.inference_mode()
     def encode(self, tensors: Mapping[Modality, Tensor]) -> Prefix:
@@ -272,12 +166,40 @@ class Engine:
             cache = self.backend.prefill(tokens, self.text.bos)
         return Prefix(tuple(tokens), weights, positions, time.perf_counter() - started, cache)
 
-    @torch.inference_mode()
+    @property
+    def _language(self) -> Backend:
+        """Return what computes the language model."""
+        return getattr(self.backend, 'language', self.backend)
+
+    @property
+    def shares(self) -> bool:
+        """Whether two answers cost little more than one, if :meth:`steps` computes them together.
+
+        Where they do not, it is better to compute one after the other.
+        """
+        return getattr(self._language, 'shares', False)
+
     def step(self, ids: Sequence[int], cache: Cache) -> Tensor:
         """Run ``ids`` behind a cache and return the float32 logits [vocab] of the last one."""
+        return self.steps([(ids, cache, 1)])[0][0]
+
+    @torch.inference_mode()
+    def steps(self, work: Sequence[Work]) -> list[Tensor]:
+        """Run tokens behind several caches, none of them twice, in one pass where that pays.
+
+        What each gives is what it gives alone; on some processors the last digits may differ.
+
+        :param work: ids, their cache, and of how many of the last ids the logits are wanted (more
+            than one only where guesses are made).
+        :returns: float32 logits [count, vocab] of each.
+        """
+        together = getattr(self._language, 'steps', None)
         with self._lock:
-            logits = self.backend.step(ids, cache)
-        return logits[:self.text.size]
+            if together is not None:
+                found = together(work)
+            else:
+                found = [self.backend.step(ids, cache)[None] for ids, cache, _ in work]
+        return [logits[:, :self.text.size] for logits in found]
 
     def _prompt(self, prefix: Prefix, question: str, history: Turns = (), more: int = 1,
                 spare: int = 0) -> tuple[list[int], int]:
@@ -314,7 +236,7 @@ class Engine:
         sampling = Sampling(max_tokens, temperature, top_p, seed)
         sampling.check()
         prompt = self._prompt(prefix, question, history, spare=max_tokens - 1)
-        return AnswerStream(self, prefix, prompt, sampling, cancel)
+        return AnswerStream(self, prefix, prompt, sampling, cancel, self.drafts.of(prompt[0]))
 
     def ask(self, prefix: Prefix, question: str, *, history: Turns = (),
             choices: Sequence[str] = (), max_tokens: int = MAX_TOKENS, temperature: float = 0.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -67,3 +68,14 @@ class Draw:
             weights = weights.scatter(0, order[outside], 0.0)
         token = int(torch.multinomial(weights, 1, generator=self._generator))
         return token, float(logp[token])
+
+    def each(self, logits: Tensor) -> Iterator[tuple[int, float]]:
+        """Yield what :meth:`__call__` returns for each row of logits [n, vocab].
+
+        Drawn with chance, a row is only drawn from when it is asked for.
+        """
+        if self._generator is not None or len(logits) == 1:
+            return map(self, logits)
+        with torch.inference_mode():
+            values, tokens = torch.log_softmax(logits, -1).max(-1)
+        return zip(tokens.tolist(), values.tolist(), strict=True)

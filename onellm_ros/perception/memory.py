@@ -139,16 +139,33 @@ def _model_of(folder: Path) -> tuple[ModelConfig | None, _Shapes]:
                           ).config, shapes
 
 
-def _cache_bytes(config: ModelConfig, value: int) -> int:
+def _quantized(config: ModelConfig | None, kind: str, on_cpu: bool) -> tuple[int, int]:
+    """Return bytes that quantized weights take less than in half precision, and work on a layer.
+
+    Both are 0 where the sizes are not known.
+    """
+    if kind == 'none' or config is None:
+        return 0, 0
+    import torch
+
+    from onellm_ros.inference.quantize import saved_bytes, work_bytes
+    from onellm_ros.model.llm import Llama
+
+    with torch.device('meta'):
+        llm = Llama(config.llm)
+    return saved_bytes(llm, kind, on_cpu), work_bytes(llm, kind, on_cpu)
+
+
+def _cache_bytes(config: ModelConfig, value: int, slots: bool) -> int:
     llm = config.llm
     position = 2 * llm.layers * (llm.kv_heads or llm.heads) * llm.head_size * value
     modalities = len(Modality) + len(config.modalities)
     prefix = min(llm.max_positions, 1 + modalities * (config.upm.modality_tokens + 2))
-    slots = 0
-    if value == 2:              # on a GPU answers are decoded in buffers that stay where they are
+    fixed = 0
+    if slots:                   # answers are decoded in buffers that stay where they are
         from onellm_ros.inference.graphs import LONGEST, SLOTS
-        slots = SLOTS * min(llm.max_positions, LONGEST)
-    return position * (_PREFIXES * prefix + llm.max_positions + slots)
+        fixed = SLOTS * min(llm.max_positions, LONGEST)
+    return position * (_PREFIXES * prefix + llm.max_positions + fixed)
 
 
 def _activation_bytes(config: ModelConfig, value: int) -> int:
@@ -162,11 +179,13 @@ def _activation_bytes(config: ModelConfig, value: int) -> int:
     return max(seen, said)
 
 
-def need_of(folder: Path, value: int, kept_mb: int) -> Need:
+def need_of(folder: Path, value: int, kept_mb: int, quantize: str = 'none',
+            on_cpu: bool = True) -> Need:
     """Return what a model directory needs.
 
     :param value: bytes of a value in the type that is computed with.
     :param kept_mb: memory of the windows kept for questions, MiB.
+    :param quantize: type of the language model's weights; all are read before they are quantized.
     :raises CheckpointError: if the files do not say.
     """
     from onellm_ros.model.storage import SCALE
@@ -178,10 +197,12 @@ def need_of(folder: Path, value: int, kept_mb: int) -> Need:
     expanded = sum(4 * count for count, size in counts.values() if size == 1 and value != 4)
     turned = sum(count * size for name, (count, size) in counts.items()
                  if _TURNED.fullmatch(name) and not name.startswith('model.safetensors'))
-    return Need(value * sum(count for count, _ in counts.values()),
-                _cache_bytes(config, value) if config else 0,
+    saved, largest = _quantized(config, quantize, on_cpu)
+    slots = value == 2 and quantize == 'none'
+    return Need(value * sum(count for count, _ in counts.values()) - saved,
+                _cache_bytes(config, value, slots) if config else 0,
                 _activation_bytes(config, value) if config else 0,
-                kept_mb * MIB, max(expanded, turned))
+                kept_mb * MIB, max(expanded, turned, largest) + saved)
 
 
 # -- what a machine has -----------------------------------------------------------------------
@@ -269,35 +290,73 @@ def _compare(model: str, found: tuple[int, str], place: str, free: int | None, b
         return
     has = f'memory_mb allows {budget_mb} MB' if budget_mb else f'found {room // MIB} MB free'
     raise BudgetError(
-        f'model {model!r} needs about {megabytes(need)} MB ({text}), {has} on {place}; nothing '
+        f'model {model} needs about {megabytes(need)} MB ({text}), {has} on {place}; nothing '
         'was loaded. Choose a smaller model or another device, end what else runs there, lower '
         'window.kept_mb, or set memory_mb to what you know it may take')
+
+
+def _less(folder: Path, kept_mb: int, on_cpu: bool) -> str:
+    """Return what a model would need in int8, in words; empty where it cannot be quantized."""
+    from onellm_ros.export.layout import is_export
+
+    if is_export(folder):
+        return ''
+    plain, need = need_of(folder, 2, kept_mb), need_of(folder, 2, kept_mb, 'int8', on_cpu)
+    if need.weights == plain.weights:
+        return ''
+    least = need.parts('weights', 'cache', 'activations', *(['windows'] if on_cpu else []))[0]
+    return (f". With quantize int8 it would need {megabytes(least)} MB, and the host's memory "
+            f'{megabytes(need.weights + need.loading)} MB while it is read')
 
 
 def check_memory(config: NodeConfig) -> Need:
     """Compute what a node's model needs, and compare it with what there is; loads nothing.
 
-    :raises EngineError: if there is no such model or device, or its files do not say their sizes.
+    :raises EngineError: if there is no such model or device, it cannot be quantized there, or its
+        files do not say their sizes.
     :raises BudgetError: if it does not fit.
     """
-    import torch
-
+    from onellm_ros.inference import quantize
     from onellm_ros.inference.locate import EngineError, find_device, find_model
     from onellm_ros.model.files import CheckpointError
 
     folder, device = find_model(config.model), find_device(config.device)
+    quantize.check(config.quantize, device, backend=config.backend)
+    on_cpu, whole = device.type != 'cuda', config.quantize == 'none'
     try:
-        need = need_of(folder, 2 if device.type == 'cuda' else 4, config.window.kept_mb)
+        need = need_of(folder, 4 if on_cpu and whole else 2, config.window.kept_mb,
+                       config.quantize, on_cpu)
     except CheckpointError as error:
         raise EngineError(f'model {config.model!r}: {error}') from error
-    if device.type != 'cuda':
-        _compare(config.model, need.parts(), 'cpu', host_free(), config.memory_mb)
-        return need
-    _compare(config.model, need.parts('weights', 'cache', 'activations'), str(device),
-             torch.cuda.mem_get_info(device)[0], config.memory_mb)
-    reading, text = need.parts('weights', 'windows', 'loading')
-    _compare(config.model, (reading, f'while it is read: {text}'), 'the host', host_free(), 0)
+    try:
+        _check(config, need, device, on_cpu, whole)
+    except BudgetError as error:
+        if not whole:
+            raise
+        raise BudgetError(f'{error}{_less(folder, config.window.kept_mb, on_cpu)}') from None
     return need
+
+
+def _check(config: NodeConfig, need: Need, device: Any, on_cpu: bool, whole: bool) -> None:
+    """Compare a need with what the device and the host have.
+
+    :raises BudgetError: if it does not fit.
+    """
+    name = repr(config.model) + ('' if whole else f' in {config.quantize}')
+    if on_cpu and whole:
+        _compare(name, need.parts(), 'cpu', host_free(), config.memory_mb)
+        return
+    if on_cpu:
+        _compare(name, need.parts('weights', 'cache', 'activations', 'windows'), 'cpu',
+                 host_free(), config.memory_mb)
+    else:
+        import torch
+        _compare(name, need.parts('weights', 'cache', 'activations'), str(device),
+                 torch.cuda.mem_get_info(device)[0], config.memory_mb)
+    # Of what is quantized all is read in half precision first.
+    reading, text = need.parts('weights', *([] if on_cpu else ['windows']), 'loading')
+    _compare(name, (reading, f'while it is read: {text}'), 'the host', host_free(),
+             config.memory_mb if on_cpu else 0)
 
 
 def load_engine(config: NodeConfig) -> EngineLike:
@@ -308,4 +367,4 @@ def load_engine(config: NodeConfig) -> EngineLike:
     check_memory(config)
     from onellm_ros.inference.engine import Engine  # torch takes seconds: only when needed
     return Engine.load(config.model, config.device, threads=config.threads,
-                       backend=config.backend)
+                       backend=config.backend, quantize=config.quantize)

@@ -34,8 +34,12 @@ class EngineLike(Protocol):
 
 
 def model_text(engine: EngineLike) -> str:
-    """Return name and short hash of the weights, such as ``nano@1a2b3c4d``."""
-    return f'{engine.name}@{engine.weights_hash[:8]}' if engine.weights_hash else engine.name
+    """Return name and short hash of the weights, such as ``nano@1a2b3c4d``.
+
+    Of quantized weights it ends in their type: ``nano@1a2b3c4d+int8``.
+    """
+    short, mark, kind = engine.weights_hash.partition('+')
+    return f'{engine.name}@{short[:8]}{mark}{kind}' if short else engine.name
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def load_engine(config: NodeConfig) -> EngineLike:
     """
     from onellm_ros.inference.engine import Engine  # torch takes seconds: only when needed
     return Engine.load(config.model, config.device, threads=config.threads,
-                       backend=config.backend)
+                       backend=config.backend, quantize=config.quantize)
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ _SUBSCRIBED = 'the inputs are subscribed by it'
 # Beginnings of the names of parameters that cannot change while the node is configured.
 _WHY_FIXED = {
     'window.kept': _LOADED, 'window.': 'open windows and their buffers are cut by it',
-    'model': _LOADED, 'device': _LOADED, 'threads': _LOADED, 'memory_mb': _LOADED,
-    'inputs.': _SUBSCRIBED, 'source': _SUBSCRIBED, 'extrinsic': _SUBSCRIBED}
+    'model': _LOADED, 'device': _LOADED, 'quantize': _LOADED, 'threads': _LOADED,
+    'memory_mb': _LOADED, 'inputs.': _SUBSCRIBED, 'source': _SUBSCRIBED, 'extrinsic': _SUBSCRIBED}
 
 
 _ENTRIES: Mapping[str, tuple[Setting, ...]] = {

@@ -1,0 +1,204 @@
+"""Several answers in one pass, and guesses at what comes: the same words as one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from onellm_ros.config import LlmConfig, RopeScaling
+from onellm_ros.inference import drafting
+from onellm_ros.inference.answers import AnswerStream
+from onellm_ros.inference.backend import TorchBackend
+from onellm_ros.inference.decoding import MOST_TOKENS, LoopDecoder
+from onellm_ros.inference.drafting import Drafts
+from onellm_ros.inference.engine import Engine, Prefix
+from onellm_ros.modality import Modality
+from onellm_ros.model.llm import Llama
+
+CLOSE = {'atol': 1e-5, 'rtol': 1e-5}    # of logits: another order of sums on some processors
+BASE = LlmConfig(dim=32, layers=2, heads=4, kv_heads=2, vocab_size=61, hidden=44, max_positions=64)
+QUESTIONS = ('What is the floor made of?', 'Is the way ahead free?', 'What is on the left?')
+
+
+@pytest.fixture(scope='module')
+def nano() -> Engine:
+    return Engine.load('nano', 'cpu', backend='torch')
+
+
+@pytest.fixture(scope='module')
+def windows(nano: Engine) -> list[Prefix]:
+    size = nano.config.encoder.image_size
+    draw = torch.Generator().manual_seed(0)
+    base = torch.randn(1, 3, size, size, generator=draw)
+    return [nano.encode({Modality.IMAGE: base + 0.4 * torch.randn(
+        1, 3, size, size, generator=draw)}) for _ in range(6)]
+
+
+@pytest.fixture(autouse=True)
+def _guessing(nano: Engine) -> Any:
+    most = nano.drafts.most
+    yield
+    nano.drafts.most = most
+    nano.drafts.forget()
+
+
+def said(stream: AnswerStream) -> tuple[Any, ...]:
+    answer = stream.answer
+    assert answer is not None
+    return answer.text, answer.tokens, answer.finish_reason, answer.turns
+
+
+def made(**changes: Any) -> tuple[Llama, LoopDecoder]:
+    torch.manual_seed(1)
+    model = Llama(replace(BASE, **changes)).eval().requires_grad_(False)
+    model.tok_embeddings.weight.mul_(20)
+    decoder = LoopDecoder.of(model)
+    assert decoder is not None
+    return model, decoder
+
+
+@pytest.mark.parametrize('changes', [
+    {}, {'sliding_window': 3}, {'rope': RopeScaling('dynamic', 2.0, 8)}], ids=str)
+@torch.inference_mode()
+def test_sequences_of_different_lengths_in_one_pass(changes: dict[str, Any]) -> None:
+    model, decoder = made(**changes)
+    caches = [model.new_cache(1, 20 + n) for n in range(3)]
+    for n, cache in enumerate(caches):
+        model(model.embed(torch.arange(2 + 5 * n)[None]), cache=cache)
+    counts = (1, 1, 1) if model.rope.grows else (1, 4, 2)
+    words: list[Sequence[int]] = [range(30 + n, 30 + n + count) for n, count in enumerate(counts)]
+    copies = [cache.copy(cache.capacity) for cache in caches]
+    found = decoder.steps([(ids, cache, len(ids)) for ids, cache in zip(words, caches)])
+    assert found is not None
+    for ids, cache, copy, logits in zip(words, caches, copies, found, strict=True):
+        plain = model(model.embed(torch.tensor([list(ids)])), cache=copy)[0]
+        torch.testing.assert_close(logits, plain, **CLOSE)
+        end = cache.length
+        assert end == copy.length and torch.equal(cache.positions[..., :end],
+                                                  copy.positions[..., :end])
+        for kind in ('keys', 'values'):
+            one, other = (getattr(c, kind)[:, :, :, :end] for c in (cache, copy))
+            torch.testing.assert_close(one, other, **CLOSE)
+
+
+@torch.inference_mode()
+def test_what_is_no_work_for_one_pass_changes_nothing() -> None:
+    model, decoder = made()
+    short, fine = model.new_cache(1, 2), model.new_cache(1, 64)
+    with pytest.raises(ValueError, match='expected room for 3 positions, found 2'):
+        decoder.steps([([1], fine, 1), ([1, 2, 3], short, 1)])
+    assert decoder.steps([([1] * MOST_TOKENS, fine, 1), ([1], short, 1)]) is None
+    assert decoder.steps([([1], model.new_cache(2, 4), 1), ([1], fine, 1)]) is None
+    assert (short.length, fine.length) == (0, 0)
+
+
+def test_answers_together_are_those_alone(nano: Engine, windows: list[Prefix]) -> None:
+    assert nano.shares
+    nano.drafts.most = 0
+    prompts = [nano.config.text.describe_prompt, *QUESTIONS]
+
+    def streams() -> list[AnswerStream]:
+        return [nano.stream(windows[n], prompt) for n, prompt in enumerate(prompts)]
+    alone = streams()
+    for stream in alone:
+        list(stream)
+    together, running = streams(), []
+    rounds = 0
+    while running or rounds < 8:
+        if rounds % 2 == 0 and rounds < 8:              # each joins when others have begun
+            running.append(together[rounds // 2])
+        rounds += 1
+        due = [(stream, work) for stream in running if (work := stream.due()) is not None]
+        running = [stream for stream, _ in due]
+        for (stream, _), logits in zip(due, nano.steps([work for _, work in due]) if due else []):
+            stream.take(logits)
+    assert [said(s) for s in together] == [said(s) for s in alone]
+    for one, other in zip(together, alone):
+        assert one.answer and other.answer
+        assert one.answer.confidence == pytest.approx(other.answer.confidence, rel=1e-4)
+    assert rounds < sum(s.tokens for s in alone)        # it was together
+
+
+@pytest.mark.parametrize('sampling', [
+    {}, {'temperature': 0.7, 'seed': 3}, {'max_tokens': 7}], ids=str)
+def test_guesses_change_no_answer(nano: Engine, windows: list[Prefix],
+                                  sampling: dict[str, Any]) -> None:
+    prompt = nano.config.text.describe_prompt
+    found: list[list[Any]] = []
+    for most in (0, 1, 3, 6, 20):
+        nano.drafts.most = most
+        nano.drafts.forget()
+        before = nano.drafts.proposed, nano.drafts.accepted
+        found.append([])
+        for window in windows:
+            stream = nano.stream(window, prompt, **sampling)
+            parts = list(stream)
+            assert stream.answer and ''.join(parts) == stream.answer.text and '' not in parts
+            found[-1].append((said(stream), round(stream.answer.confidence, 4)))
+        assert (nano.drafts.proposed > before[0]) == (most > 0)
+        if most and not sampling:
+            assert nano.drafts.accepted > before[1]
+    assert all(other == found[0] for other in found[1:])
+
+
+def test_what_was_said_is_guessed_until_it_is_forgotten(nano: Engine,
+                                                        windows: list[Prefix]) -> None:
+    first = nano.ask(windows[0], QUESTIONS[0])
+    before = nano.drafts.accepted
+    again = nano.ask(windows[0], QUESTIONS[0])
+    assert again.text == first.text and again.tokens == first.tokens
+    assert nano.drafts.accepted - before >= first.tokens - 4
+    nano.forget()                                       # of a time that is over
+    before = nano.drafts.proposed
+    nano.ask(windows[0], QUESTIONS[0])
+    assert nano.drafts.proposed == before
+
+
+def test_a_model_whose_keys_depend_on_the_pass_is_not_guessed_for(nano: Engine) -> None:
+    assert nano.drafts.most == LoopDecoder.drafted > 0
+    backend = nano.backend
+    assert isinstance(backend, TorchBackend) and backend.model is nano.model
+    rope = backend.model.llm.rope
+    try:
+        rope.grows = True
+        assert backend.shares and backend.drafted == 0
+    finally:
+        rope.grows = False
+
+
+# -- the guesses themselves -------------------------------------------------------------------
+
+def test_guesses_follow_the_newest_answer_that_went_on_alike() -> None:
+    drafts = Drafts(most=9)
+    assert drafts.of([1]).guess([], 5) == []            # nothing was said yet
+    for said_before in ([10, 11, 12, 13, 14, 15, 16], [10, 11, 20, 13, 30]):
+        drafts.of([1]).keep(said_before)
+    assert drafts.of([2]).guess([], 5) == []            # to another prompt
+    draft = drafts.of([1])
+    assert draft.guess([], 5) == [10, 11]               # two at first
+    draft.judge(2, 2)
+    assert draft.guess([10, 11], 9) == [20, 13, 30]     # more when they were right
+    assert draft.guess([10, 11], 1) == [20]
+    draft.judge(3, 0)
+    assert draft.guess([10, 11, 12], 9) == [13]         # one; the older answer knows these two
+    assert draft.guess([7, 13], 9) == [30] and draft.guess([7, 30], 9) == []
+    draft.judge(1, 0)
+    assert draft.guess([7, 13], 9) == []                # one token alone is no hint any more
+    assert draft.guess([12, 13], 9) == [14]
+    assert (drafts.proposed, drafts.accepted) == (6, 2)
+    drafts.most = 0
+    assert draft.guess([12, 13], 9) == []
+
+
+def test_few_answers_of_few_prompts_are_kept() -> None:
+    drafts = Drafts(most=4)
+    for prompt in range(2 * drafting.PROMPTS):
+        for answer in range(2 * drafting.ANSWERS):
+            drafts.of([prompt]).keep([answer, prompt, 5])
+    assert len(drafts._said) == drafting.PROMPTS
+    assert {len(kept) for kept in drafts._said.values()} == {drafting.ANSWERS}
+    assert drafts.of([0]).guess([], 4) == [] != drafts.of([2 * drafting.PROMPTS - 1]).guess([], 4)
