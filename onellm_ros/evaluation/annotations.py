@@ -20,7 +20,7 @@ from onellm_ros.evaluation.json_file import elements, heads
 
 _LONGEST_FIELD = 1 << 28        # of a table, characters: MMBench holds whole pictures
 _KINDS = {str: 'a text', int: 'a whole number', float: 'a number', list: 'a list',
-          dict: 'an object', bool: 'true or false', type(None): 'null'}
+          dict: 'an object', bool: 'true or false'}
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,8 @@ def shown(value: Any) -> str:
     text = text if len(text) <= 60 else text[:60] + '...'
     if isinstance(value, str):
         return f'the text {text}' if value else 'an empty text'
+    if value is None or isinstance(value, bool):
+        return text
     return f'{_KINDS.get(type(value), type(value).__name__)} {text}'
 
 

@@ -50,10 +50,9 @@ def _described(root: Path, file: Json, folders: tuple[str, ...], group: str) -> 
 
 
 def _nocaps(root: Path, split: str) -> Iterator[Item]:
-    file = find_file(root, (f'nocaps_{split}_4500_captions.json' if split == 'val'
-                            else f'nocaps_{split}_image_info.json', f'captions_{split}.json'),
-                     'nocaps')
-    return _described(root, read_json(file, 'nocaps'), (split, 'images'), 'domain')
+    name = 'nocaps_val_4500_captions.json' if split == 'val' else 'nocaps_test_image_info.json'
+    file = find_file(root, (name, f'annotations/{name}', f'captions_{split}.json'), 'nocaps')
+    return _described(root, read_json(file, 'nocaps'), (split, 'images', 'validation'), 'domain')
 
 
 def _flickr(root: Path, split: str) -> Iterator[Item]:

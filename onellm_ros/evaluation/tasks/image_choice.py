@@ -45,8 +45,8 @@ def _seen(path: Path) -> dict[Modality, Signal]:
 def _scienceqa(root: Path, split: str) -> Iterator[Item]:
     places = ('', 'data/scienceqa/', 'scienceqa/')
     chosen: dict[str, int] = {}
-    file = find_file(root, [f'{place}pid_splits.json' for place in places], 'scienceqa')
-    for row in read_json(file, 'scienceqa').rows(split):
+    splits = find_file(root, [f'{place}pid_splits.json' for place in places], 'scienceqa')
+    for row in read_json(splits, 'scienceqa').rows(split):
         if not isinstance(row.value, str):
             raise row.error(f'found {shown(row.value)}, expected the id of a problem, a text')
         new_id(chosen, row, row.value)
@@ -57,8 +57,8 @@ def _scienceqa(root: Path, split: str) -> Iterator[Item]:
             problems[row.key] = row
     for problem, line in chosen.items():
         if problem not in problems:
-            raise AnnotationError(file, 0, f'found no problem {problem!r}, expected it: '
-                                           f'pid_splits.json, line {line}, names it')
+            raise AnnotationError(splits, line, f'found the id {problem!r}, expected that of a '
+                                                f'problem in {file}')
         row = problems[problem]
         if optional(row, 'image', str, None) is not None:       # without: a question of text
             yield _problem(root, problem, row)

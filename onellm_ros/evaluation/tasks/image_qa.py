@@ -17,7 +17,6 @@ from onellm_ros.evaluation.annotations import (
     identity,
     new_id,
     optional,
-    parts,
     picture,
     read_json,
     shown,
@@ -42,10 +41,10 @@ def _answers(row: Row, known: bool) -> tuple[str, ...]:
     if not known and optional(row, 'answers', list, None) is None:
         return ()
     found = []
-    for part in parts(row, 'answers'):
-        answer = part.value.get('answer') if isinstance(part.value, dict) else part.value
+    for number, value in enumerate(wanted(row, 'answers', list)):       # VQAv2: two million
+        answer = value.get('answer') if isinstance(value, dict) else value
         if not isinstance(answer, str):
-            raise part.error(f'found {shown(part.value)}, expected an answer')
+            raise row.error(f'answers[{number}]: found {shown(value)}, expected an answer')
         found.append(sys.intern(answer))
     if not found:
         raise row.error('answers: found an empty list, expected the answers of ten people')
@@ -69,12 +68,11 @@ def _gqa(root: Path, split: str) -> Iterator[Item]:
 def _annotated(path: Path, task: str, groups: str) -> dict[str, tuple[tuple[str, ...], str]]:
     """Return answers and group by the id of the question, from a VQA file of annotations.
 
-    :param groups: key of the group; names of groups are looked up in ``question_types`` of the
-        file where it has them, as OKVQA's does.
+    :param groups: key of the group; ``question_type`` (OKVQA) stands for a name that the file
+        may tell in ``question_types``.
     """
-    file = read_json(path, task)
-    names = {}
-    if 'question_types' in file.heads():
+    file, names = read_json(path, task), {}
+    if groups == 'question_type' and 'question_types' in file.heads():
         names = {row.key: str(row.value) for row in file.rows('question_types')}
     found: dict[str, tuple[tuple[str, ...], str]] = {}
     seen: dict[str, int] = {}
