@@ -17,6 +17,7 @@ from torch import Tensor
 
 from onellm_ros.config import MAX_TOKENS, ModelConfig
 from onellm_ros.export.layout import is_export
+from onellm_ros.inference import quantize as quantizing
 from onellm_ros.inference.answers import Answer, AnswerStream, Prefix
 from onellm_ros.inference.backend import Backend, Cache, TorchBackend, Work, template_head
 from onellm_ros.inference.choosing import BACKENDS, choose, onnx_backend
@@ -71,17 +72,19 @@ class Engine:
     @classmethod
     def load(cls, model: str | Path = 'nano', device: str = 'auto',
              dtype: torch.dtype | None = None, threads: int = 0,
-             backend: str = 'auto') -> Engine:
+             backend: str = 'auto', quantize: str = 'none') -> Engine:
         """Load a model.
 
         :param model: a directory (one that ``onellm export`` wrote, too), or the name of a model
             that ships with the package.
         :param device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        :param dtype: default: float32 on the CPU, bfloat16 on CUDA.
+        :param dtype: default: float32 on the CPU, bfloat16 on CUDA or where it is quantized.
         :param threads: CPU threads of torch in this process; 0: one for a small model on the CPU
             (a second thread costs it more than it gives), else torch's own choice.
         :param backend: ``torch``, ``onnx`` (needs an export of the weights) or ``auto``: what was
             measured to be faster here, torch where there is no export (docs/onnx.md).
+        :param quantize: ``none``, or the type of the language model's weights: ``int8``, ``int4``
+            or ``fp8`` (``quantize.py``; not exact). ``weights_hash`` then ends in ``+int8``.
         :raises EngineError: if it cannot be loaded; the text says what to do.
         """
         folder = find_model(model)
@@ -91,20 +94,25 @@ class Engine:
         if backend not in BACKENDS:
             raise EngineError(f'backend: expected one of {", ".join(BACKENDS)}, found '
                               f'{backend!r}')
+        quantizing.check(quantize, place, dtype, 'onnx' if is_export(folder) else backend)
         if is_export(folder) or backend == 'onnx':
             return cls._of_export(model, folder, place, threads, backend)
-        kind = dtype or (torch.bfloat16 if place.type == 'cuda' else torch.float32)
+        less = quantize != 'none'
+        kind = dtype or (torch.bfloat16 if place.type == 'cuda' or less else torch.float32)
         try:
-            loaded = load_model(folder, dtype=kind, device=place)
+            loaded = load_model(folder, dtype=kind, device='cpu' if less else place)
             text = Text.load(folder, loaded.config.text)
             short = weights_hash(folder)
         except (CheckpointError, TextError) as error:
             raise EngineError(f'model {str(model)!r}: {error}') from error
         small = sum(p.numel() for p in loaded.parameters()) < _SMALL_PARAMETERS
+        if less:
+            loaded, short = quantizing.quantize(loaded, quantize, place), f'{short}+{quantize}'
         if threads or (place.type == 'cpu' and small):
             torch.set_num_threads(threads or 1)
         engine = cls(loaded, text, weights_hash=short)
-        if backend == 'auto' and isinstance(engine.backend, TorchBackend):
+        engine.backend_why = f'language model in {quantize}' if less else ''
+        if backend == 'auto' and not less and isinstance(engine.backend, TorchBackend):
             chosen = choose(engine.backend, folder, short, threads)
             engine.backend, engine.backend_why = chosen.backend, chosen.why
             engine.drafts = Drafts(getattr(engine._language, 'drafted', 0))
