@@ -262,3 +262,13 @@ def test_rows_hold_the_papers_numbers() -> None:
         ('flickr30k', 78.6, 'InstructBLIP-13B', 82.8), ('mme', 1392.0, 'LLaVA-1.5', 1510.7),
         ('mmbench', 60.0, 'LLaVA-1.5', 64.3), ('mmvet', 29.1, 'LLaMA-Adapter v2', 31.4),
         ('seedbench', 61.2, 'LLaVA-1.5', 58.6)]
+
+
+@pytest.mark.parametrize('task', FILES)
+def test_the_page_and_the_row_tell_the_same_files(task: str, root: Path) -> None:
+    page = (root / 'docs' / 'evaluation_data.md').read_text()
+    line = next(line for line in page.splitlines() if line.startswith(f'| `{task}` |'))
+    splits = [part.strip().rstrip('*') for part in line.split('|')[2].split(',')]
+    assert splits == list(find_task(task).splits)
+    first = next(iter(FILES[task])).split('/')[-1] if task != 'mme' else 'existence/'
+    assert first in line and first in find_task(task).fetch

@@ -90,7 +90,7 @@ def _mme(root: Path, split: str) -> Iterator[Item]:
         apart = (folder / 'questions_answers_YN').is_dir()
         asked, shows = ((folder / 'questions_answers_YN', folder / 'images') if apart
                         else (folder, folder))
-        files = sorted(asked.glob('*.txt'))
+        files = sorted(asked.glob('[!.]*.txt'))
         if not files:
             raise AnnotationError(asked, 0, 'found no .txt file, expected one for each picture; '
                                   f'{explain("mme")}')
