@@ -169,11 +169,13 @@ def _sun_places(root: Path, split: str, task: str) -> Iterator[Row]:
                 if line.strip()]
     else:
         from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
 
         try:
             names = loadmat(path, squeeze_me=True)[f'all{split}']
             rows = [Row(str(name), path, 0, f'all{split}[{n}]') for n, name in enumerate(names)]
-        except (KeyError, ValueError, TypeError, OSError, NotImplementedError) as error:
+        except (KeyError, ValueError, TypeError, OSError, NotImplementedError,
+                MatReadError) as error:
             raise AnnotationError(path, 0, f'found no all{split} that is understood ({error}), '
                                            "expected SUN RGB-D's own file") from None
     for row in rows:
@@ -223,8 +225,8 @@ Any other layout: a list in the keys of the authors' files, test.json of
 with depth of 16 bits in millimetres, or rendered in 8 bits for a model of relative depth.""" \
     .replace('{{', '{').replace('}}', '}')
 _NORMALS = """
-Normals are read from {} where they are
-(pictures of (n + 1) / 2 in the camera's optical frame), else computed from depth and intrinsics."""
+Normals are read from {}, as pictures of
+(n + 1) / 2 in the camera's optical frame; without them they are computed from depth."""
 _NYU_FETCH = """\
 cs.nyu.edu/~silberman/datasets/nyu_depth_v2.html: nyu_depth_v2_labeled.mat, taken apart by
 `nicr_sa_prepare_dataset nyuv2 FOLDER` of github.com/TUI-NICR/nicr-scene-analysis-datasets:
