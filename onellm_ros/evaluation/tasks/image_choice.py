@@ -251,6 +251,6 @@ Layout:
 The 14,233 questions of data_type "image" (nine of the twelve dimensions) are asked.""",
          Paper(12, {'choice_letter': 61.2}, 'LLaVA-1.5', {'choice_letter': 58.6}), letters=True,
          max_tokens=16,
-         facts={'split': "LLaVA-1.5's 58.6 is of pictures and videos together; of pictures alone its "
-                         'authors report 66.1'}),
+         facts={'split': "LLaVA-1.5's 58.6 is of pictures and videos together; of pictures alone "
+                         'its authors report 66.1'}),
 )
