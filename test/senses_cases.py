@@ -190,6 +190,11 @@ CASES = {
          ('4', '', {VIDEO: at('test/4.mp4')}, ('c',), (), -1, '')],
         [('vatex_cococap.json', '"image_id": 4', '"image_id": 5', 9, "image_id: found '5'")],
         there=('test/xyz.mp4',)),
+    'vatex list': Case(
+        {'captions_val.json': lines({'image': 'val/a.mp4', 'caption': ['a', 'b']})},
+        [('a', '', {VIDEO: at('val/a.mp4')}, ('a', 'b'), (), -1, '')],
+        [('captions_val.json', '"b"]', '3]', 2, 'caption[1]: found')], split='val',
+        there=('val/a.mp4',)),
     'clotho-caption': Case(
         {'clotho_captions_evaluation.csv': CLOTHO},
         [('Santa Motor.wav', '', {AUDIO: at('evaluation/Santa Motor.wav')},
@@ -205,17 +210,18 @@ CASES = {
         [('eval_clothocap_ann.json', '"caption": "A machine."', '"caption": 5', 6, 'caption')]),
     'clotho-aqa': Case(
         {'clotho_aqa_test.csv': AQA},
-        [('fly.wav_0', 'Is it a bird?', {AUDIO: at('audio_files/fly.wav')}, ('no',), (), -1,
+        [('fly.wav_0', 'Is it a bird?', {AUDIO: at('audio_files/fly.wav')},
+          ('yes', 'no', 'no'), (), -1,
           'yes or no'),
          ('fly.wav_1', 'What is it?', {AUDIO: at('audio_files/fly.wav')},
           ('wings', 'bird', 'crow'), (), -1, 'a word'),
-         ('sea.wav_0', 'Is it wet?', {AUDIO: at('audio_files/sea.wav')}, ('yes',), (), -1,
+         ('sea.wav_0', 'Is it wet?', {AUDIO: at('audio_files/sea.wav')}, ('yes',) * 3, (), -1,
           'yes or no')],
         [('clotho_aqa_test.csv', 'crow,yes', ',yes', 7, 'answer: found an empty text'),
          ('clotho_aqa_test.csv', 'QuestionText', 'question', 1, 'expected QuestionText')]),
     'clotho-aqa unanimous': Case(
         {'clotho_aqa_test.csv': AQA},
-        [('sea.wav_0', 'Is it wet?', {AUDIO: at('audio_files/sea.wav')}, ('yes',), (), -1,
+        [('sea.wav_0', 'Is it wet?', {AUDIO: at('audio_files/sea.wav')}, ('yes',) * 3, (), -1,
           'yes or no')], options={'agreement': 'unanimous'}),
     'music-avqa': Case(
         {'avqa-test.json': MUSIC},

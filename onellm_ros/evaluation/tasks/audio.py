@@ -31,7 +31,7 @@ _SPLITS = {'evaluation': 'eval', 'validation': 'val', 'development': 'dev'}
 def _clotho(root: Path, split: str) -> Iterator[Item]:
     name = f'clotho_captions_{split}.csv'
     authors = (f'{_SPLITS[split]}_clothocap_ann.json', f'{_SPLITS[split]}_cococap_ann.json')
-    file = find_file(root, (name, *authors), 'clotho-caption')
+    file = find_file(root, (name, *authors, f'captions_{split}.json'), 'clotho-caption')
     folders = (split, f'clotho_audio_files/{split}', f'clotho_audio_{split}/{split}')
     if file.suffix == '.json':
         yield from captioned(read_json(file, 'clotho-caption'),
@@ -65,15 +65,13 @@ def _clotho_aqa(root: Path, split: str, agreement: str = 'majority') -> Iterator
     for (sound, question), (row, given, sure) in _asked(file).items():
         number = numbers[sound]
         numbers[sound] += 1
-        counts = Counter(given)
-        if agreement == 'unanimous' and len(counts) > 1:
+        if agreement == 'unanimous' and len(set(given)) > 1:
             continue
-        most = max(counts.values())
         path = picture(root, (f'audio_files/{sound}', f'audio/{sound}', sound))
         yield Item(f'{sound}_{number}', question, {Modality.AUDIO: Signal(path)},
-                   tuple(answer for answer, count in counts.items() if count == most),
+                   tuple(given),
                    group='yes or no' if set(given) <= {'yes', 'no'} else 'a word',
-                   facts={'given': tuple(given), 'confidence': tuple(sure)}, source=row.source)
+                   facts={'confidence': tuple(sure)}, source=row.source)
 
 
 TASKS: tuple[Task, ...] = (

@@ -24,7 +24,14 @@ from onellm_ros.evaluation.annotations import (
 )
 from onellm_ros.evaluation.item import AnnotationError, Item
 from onellm_ros.evaluation.task import Paper, Task
-from onellm_ros.evaluation.tasks.media import captioned, clip, media, named, with_sound
+from onellm_ros.evaluation.tasks.media import (
+    captioned,
+    clip,
+    is_coco,
+    media,
+    named,
+    with_sound,
+)
 from onellm_ros.modality import Modality
 
 _BOTH = (Modality.VIDEO, Modality.AUDIO)
@@ -85,9 +92,10 @@ def _music(root: Path, split: str, silent: str = 'error') -> Iterator[Item]:
 def _valor(root: Path, split: str, silent: str = 'error') -> Iterator[Item]:
     name = f'desc_{split}.json'
     file = read_json(find_file(root, (name, f'valor-32k-annotations/{name}',
-                                      f'{split}_ann_cococap.json'), 'valor-32k'), 'valor-32k')
+                                      f'{split}_ann_cococap.json', f'captions_{split}.json'),
+                           'valor-32k'), 'valor-32k')
     folders = ('videos', 'clips', split, '')
-    if not file.is_list():
+    if is_coco(file.path):
         yield from captioned(file, lambda e: with_sound(root, named(root, folders, e), silent))
         return
     seen: dict[str, int] = {}

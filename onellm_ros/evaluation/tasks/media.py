@@ -93,6 +93,12 @@ def _sounds(path: Path) -> bool:
         return True                     # a missing or broken file is told where it is read
 
 
+def is_coco(path: Path) -> bool:
+    """Return whether a file's name is that of one in COCO's style, not of the benchmark's own."""
+    return path.name.startswith('captions_') or path.stem.endswith(
+        ('_cococap', '_ann'))
+
+
 def captioned(file: Json, signals: Callable[[Captioned], Mapping[Modality, Signal]]
               ) -> Iterator[Item]:
     """Yield the items of a caption file in COCO's style, as the authors' scripts read them.

@@ -20,6 +20,7 @@ from onellm_ros.evaluation.annotations import (
 )
 from onellm_ros.evaluation.item import Item
 from onellm_ros.evaluation.task import Paper, Task
+from onellm_ros.evaluation.tasks.media import is_coco
 from onellm_ros.modality import Modality
 
 _POINT = (Modality.POINT,)
@@ -46,9 +47,9 @@ def _said(row: Row) -> str:
 def _objaverse(root: Path, split: str, task: str) -> Iterator[Item]:
     name = f'PointLLM_brief_description_{split}_GT.json'
     authors = ('pointllm_test.json', 'pointllm_test_cococap.json') if split == 'val_200' else ()
-    path = find_file(root, (name, f'anno_data/{name}', *authors), task)
+    path = find_file(root, (name, f'anno_data/{name}', *authors, f'captions_{split}.json'), task)
     file, seen = read_json(path, task), dict[str, int]()
-    if path.name == 'pointllm_test_cococap.json':
+    if is_coco(path):
         for entry in coco_captions(file):
             thing = Path(entry.name or entry.id).stem.removesuffix('_8192')
             yield Item(entry.id, signals=_cloud(root, thing), answers=entry.captions,

@@ -36,7 +36,8 @@ def _window(root: Path, entry: Captioned) -> Signal:
 
 
 def _ego4d(root: Path, split: str) -> Iterator[Item]:
-    file = find_file(root, ('imu_2000_cococap.json', 'Ego4D/imu_2000_cococap.json'), 'ego4d-imu')
+    file = find_file(root, ('imu_2000_cococap.json', 'Ego4D/imu_2000_cococap.json',
+                            f'captions_{split}.json'), 'ego4d-imu')
     yield from captioned(read_json(file, 'ego4d-imu'),
                          lambda entry: {Modality.IMU: _window(root, entry)})
 
@@ -53,7 +54,8 @@ def _voxels(root: Path, entry: Captioned) -> Signal:
 
 
 def _nsd(root: Path, split: str) -> Iterator[Item]:
-    file = find_file(root, ('fmri_eval_cococap.json', 'fmri/fmri_eval_cococap.json'), 'nsd-fmri')
+    file = find_file(root, ('fmri_eval_cococap.json', 'fmri/fmri_eval_cococap.json',
+                            f'captions_{split}.json'), 'nsd-fmri')
     yield from captioned(read_json(file, 'nsd-fmri'),
                          lambda entry: {Modality.FMRI: _voxels(root, entry)})
 

@@ -22,7 +22,15 @@ from onellm_ros.evaluation.annotations import (
 )
 from onellm_ros.evaluation.item import AnnotationError, Item
 from onellm_ros.evaluation.task import Paper, Task
-from onellm_ros.evaluation.tasks.media import captioned, clip, media, named, shuffled, span
+from onellm_ros.evaluation.tasks.media import (
+    captioned,
+    clip,
+    is_coco,
+    media,
+    named,
+    shuffled,
+    span,
+)
 from onellm_ros.modality import Modality
 
 _NEXTQA = ('video', 'question', 'answer', 'qid', 'type', 'a0', 'a1', 'a2', 'a3', 'a4')
@@ -160,10 +168,11 @@ _VATEX_FILES = {'test': 'vatex_public_test_english_v1.1.json',
 
 def _vatex(root: Path, split: str) -> Iterator[Item]:
     name = _VATEX_FILES[split]
-    others = ('vatex_cococap.json',) if split == 'test' else ()
-    file = read_json(find_file(root, (name, f'annotations/{name}', *others), 'vatex'), 'vatex')
+    authors = ('vatex_cococap.json',) if split == 'test' else ()
+    file = read_json(find_file(root, (name, f'annotations/{name}', *authors,
+                                      f'captions_{split}.json'), 'vatex'), 'vatex')
     folders = (split, f'videos/{split}', *_FOLDERS)
-    if not file.is_list():
+    if is_coco(file.path):
         yield from captioned(file, lambda e: {Modality.VIDEO: named(root, folders, e)})
         return
     seen: dict[str, int] = {}
