@@ -60,7 +60,8 @@ def explanation(task: Task) -> str:
                      + ('letter' if task.letters else 'choice'))
     lines.append(f'metrics:  {", ".join(task.metrics)} (the first is the main score)')
     for name, value in task.options.items():
-        lines.append(f'option:   --set {name}={value}')
-    lines += [f'{name}:  {value}' for name, value in task.facts.items() if isinstance(value, str)]
+        lines.append(f'option:   --set {name}={value}   {task.facts.get(name, "")}')
+    lines += [f'{name + ":":9s} {value}' for name, value in task.facts.items()
+              if isinstance(value, str) and name not in task.options]
     lines += [f'paper:    {line}' for line in _paper(task)]
     return '\n'.join(line.rstrip() for line in lines)

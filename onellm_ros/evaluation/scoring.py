@@ -98,4 +98,19 @@ def told(result: Mapping[str, Any]) -> str:
     odd = {key: value for key, value in result['counts'].items() if value and key != 'items'}
     more = ''.join(f', {value} {key}' for key, value in odd.items())
     lines.append(f'{name:16s} {result["counts"]["items"]} items{more}')
+    for title, rows in result['tables'].items():
+        lines += ['', *_table(title, rows)]
     return '\n'.join(lines)
+
+
+def _table(title: str, rows: Mapping[str, Mapping[str, float | int | None]]) -> list[str]:
+    """Return a table as lines; what was not measured is ``-``."""
+    def shown(value: float | int | None) -> str:
+        return '-' if value is None else f'{value:.4g}' if isinstance(value, float) else str(value)
+
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    names = max(map(len, (title, *rows)))
+    widths = {c: max(len(c), *(len(shown(row.get(c))) for row in rows.values())) for c in columns}
+    return [f'{title:{names}s}  ' + '  '.join(f'{c:>{widths[c]}s}' for c in columns),
+            *(f'{name:{names}s}  ' + '  '.join(f'{shown(row.get(c)):>{widths[c]}s}'
+                                               for c in columns) for name, row in rows.items())]
