@@ -226,7 +226,7 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
     'flickr30k': [{'id': '7', 'path': 'flickr30k-images/1007129816.jpg', 'line': 4,
                    'answers': ('The man wears a hat.', 'A man in glasses.')}],
     'mmvet': [{'id': 'v1_0', 'q': 'What is x in the equation?', 'answers': ('-1 <AND> -5',),
-               'path': 'images/v1_0.png', 'group': 'math+ocr', 'line': 1,
+               'path': 'images/v1_0.png', 'group': 'math,ocr', 'line': 1,
                'facts': {'capabilities': ('ocr', 'math')}},
               {'id': 'v1_1', 'q': 'Explain this meme?', 'answers': ('It jokes.',), 'group': 'rec',
                'path': 'images/v1_1.png', 'facts': {'capabilities': ('rec',)}, 'line': 3}],

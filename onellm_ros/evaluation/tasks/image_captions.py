@@ -81,7 +81,7 @@ def _mmvet(root: Path, split: str) -> Iterator[Item]:
         name, abilities = wanted(row, 'imagename', str), texts(row, 'capability')
         path = picture(root, (f'images/{name}', f'mm-vet/images/{name}', name))
         yield Item(row.key, wanted(row, 'question', str), _seen(path),
-                   (wanted(row, 'answer', str),), group='+'.join(sorted(abilities)),
+                   (wanted(row, 'answer', str),), group=','.join(sorted(abilities)),
                    facts={'capabilities': abilities}, source=row.source)
 
 
