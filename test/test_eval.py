@@ -254,6 +254,7 @@ def test_a_run_that_cannot_be_scored_says_so(whole, data, tmp_path, capsys):
     (['--task', 'colours', '--judge', 'http://x'], 'expected both or neither'),
     (['--task', 'colours', '--model', 'none'], "model 'none' not found"),
     (['--task', 'colours', '--list'], 'found --task and --list, expected one of'),
+    (['robot-world'], '`onellm eval --task robot-world`'),
     ([], 'found none, expected one of --task')])
 def test_wrong_use_is_told_in_a_line(options, said, data, tmp_path, capsys):
     assert main(['eval', *options, '--data', str(data), '--out', str(tmp_path)]) == 2

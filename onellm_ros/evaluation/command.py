@@ -27,6 +27,7 @@ _OTHERS = {'compare': 'onellm_ros.evaluation.compare',
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``onellm eval``."""
+    parser.add_argument('named', nargs='?', help=argparse.SUPPRESS)     # an older form's task
     what = parser.add_argument_group('what to do (one of these)')
     what.add_argument('--task', metavar='NAME[,NAME...]',
                       help='ask a model these benchmarks, or go on with it')
@@ -222,6 +223,9 @@ def _fail(message: object) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the options say; returns the exit status (2: wrong use, or a broken file)."""
+    if args.named:
+        return _fail(f'found {args.named!r}, expected an option: `onellm eval --task '
+                     f'{args.named}` asks a benchmark')
     wanted = [name for name in ('task', 'list', 'explain', 'rescore', *_OTHERS)
               if getattr(args, name)]
     if len(wanted) != 1:
@@ -230,6 +234,8 @@ def run(args: argparse.Namespace) -> int:
                      '--compare, --report (`onellm eval --list` prints the tasks)')
     try:
         if wanted[0] in _OTHERS:
+            if importlib.util.find_spec(_OTHERS[wanted[0]]) is None:
+                return _fail(f'--{wanted[0]}: this installation has no {_OTHERS[wanted[0]]}')
             return int(importlib.import_module(_OTHERS[wanted[0]]).run(args))
         does = {'task': _evaluate, 'rescore': _rescore}.get(wanted[0], _tell)
         return does(args)
