@@ -66,6 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='ask this instead of describing; may be repeated')
     parser.add_argument('--model', default='nano', help='name or directory (default: nano)')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N')
+    parser.add_argument('--quantize', choices=('none', 'int8', 'int4', 'fp8'), default='none',
+                        help="type of the language model's weights: less memory, not exact "
+                             '(default: none)')
     parser.add_argument('--max-tokens', type=int, default=MAX_TOKENS,
                         help='length of an answer at most (default: %(default)s)')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
@@ -188,7 +191,7 @@ def _load(args: argparse.Namespace) -> Engine:
     """Load the model that the command line names."""
     from onellm_ros.inference.engine import Engine
 
-    return Engine.load(args.model, args.device)
+    return Engine.load(args.model, args.device, quantize=args.quantize)
 
 
 def run(args: argparse.Namespace, load: Callable[[argparse.Namespace], Engine] = _load) -> int:

@@ -49,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N')
     parser.add_argument('--backend', choices=('auto', 'torch', 'onnx'), default='auto',
                         help='what computes; auto: as the node (default)')
+    parser.add_argument('--quantize', choices=('none', 'int8', 'int4', 'fp8'), default='none',
+                        help="type of the language model's weights (default: none)")
     parser.add_argument('--threads', type=int, default=0, help='CPU threads; 0: as the node')
     parser.add_argument('--modalities', metavar='A,B', default=','.join(m.value for m in FIVE),
                         help='that a window holds (default: %(default)s)')
@@ -87,22 +89,26 @@ def _loaded(args: argparse.Namespace) -> tuple[Any, int, float, int]:
                          '(onellm export); random weights have none')
     import torch
 
+    from onellm_ros.inference import quantize
     from onellm_ros.inference.engine import Engine
     from onellm_ros.inference.locate import find_device
 
-    device = find_device(args.device)
+    device, less = find_device(args.device), args.quantize
+    quantize.check(less, device, backend=args.backend)
     before = rss_bytes() or 0                           # torch itself is in it already
-    kind = torch.bfloat16 if device.type == 'cuda' else torch.float32
+    kind = torch.bfloat16 if device.type == 'cuda' or less != 'none' else torch.float32
     if args.random:
         config = SIZES[args.random]
-        weights = check(f'--random {args.random}', config, device, kind.itemsize).weights
+        weights = check(f'--random {args.random}', config, device, kind.itemsize,
+                        quantize=less).weights
         started = time.perf_counter()
-        engine = random_engine(config, device, kind, args.threads)
+        engine = random_engine(config, device, kind, args.threads, less)
     else:
         model = args.model or 'nano'
-        weights = check_memory(NodeConfig(model=model, device=args.device)).weights
+        weights = check_memory(NodeConfig(model=model, device=args.device, quantize=less)).weights
         started = time.perf_counter()
-        engine = Engine.load(model, args.device, threads=args.threads, backend=args.backend)
+        engine = Engine.load(model, args.device, threads=args.threads, backend=args.backend,
+                             quantize=less)
     wait_for(device)
     return engine, weights, time.perf_counter() - started, (rss_bytes() or 0) - before
 
@@ -114,6 +120,7 @@ def _rows(engine: Any, found: Stages, load_s: float, sizes: tuple[int, int], ran
     :param sizes: bytes of memory that were counted and measured.
     """
     from onellm_ros.bench.machine import copy_bandwidth
+    from onellm_ros.inference.quantize import model_bytes, tensor_bytes
 
     on_cpu = engine.device.type == 'cpu'
     rows: list[dict[str, Any]] = []
@@ -135,8 +142,8 @@ def _rows(engine: Any, found: Stages, load_s: float, sizes: tuple[int, int], ran
         add(name, [1e3 * s for s in found.seconds[stage]], 'ms', goal=f'<= {most}' if most else '')
     if found.rates:
         llm: Any = getattr(engine.model, 'llm', None)
-        read = 0 if llm is None else sum(p.nbytes for p in llm.parameters()) - (
-            0 if llm.config.tied_embeddings else llm.tok_embeddings.weight.nbytes)
+        read = 0 if llm is None else model_bytes(llm) - (
+            0 if llm.config.tied_embeddings else tensor_bytes(llm.tok_embeddings.weight))
         limit = copy_bandwidth(engine.device) / read if read >= _LEAST_LIMIT else None
         add('tokens a second', found.rates, 'tokens/s', limit, more=True)
     counted, measured = sizes
@@ -176,8 +183,9 @@ def _bench(args: argparse.Namespace) -> int:
     machine = machine_line(engine.device)
     parameters = parameters_of(engine)
     size = f', {parameters / 1e9:.3g} billion parameters' if parameters else ''
+    less = '' if args.quantize == 'none' else f', language model in {args.quantize}'
     print(f'{machine}\n{engine.name}{" " + engine.weights_hash if engine.weights_hash else ""}'
-          f'{size}, by {engine.backend.name} on {engine.device}; windows of '
+          f'{size}{less}, by {engine.backend.name} on {engine.device}; windows of '
           f'{", ".join(m.value for m in present)}; medians of {count} (lowest to highest)',
           flush=True)
     print('rendering windows ...', file=sys.stderr, flush=True)
@@ -186,7 +194,7 @@ def _bench(args: argparse.Namespace) -> int:
     before = rss_bytes() or 0
     found = measure(engine, windows, tokens, warm_up)
     taken += (rss_bytes() or 0) - before
-    value = 2 if engine.device.type == 'cuda' else 4
+    value = 2 if engine.device.type == 'cuda' or args.quantize != 'none' else 4
     prefix = 1 + len(found.used) * (config.upm.modality_tokens + 2)
     counted = weights + position_bytes(config, value) * (2 * prefix + tokens)
     rows = _rows(engine, found, load_s, (counted, cuda_bytes() or taken), bool(args.random))
