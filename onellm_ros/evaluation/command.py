@@ -239,5 +239,8 @@ def run(args: argparse.Namespace) -> int:
             return int(importlib.import_module(_OTHERS[wanted[0]]).run(args))
         does = {'task': _evaluate, 'rescore': _rescore}.get(wanted[0], _tell)
         return does(args)
+    except BrokenPipeError:             # of `| head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:
         return _fail(error)

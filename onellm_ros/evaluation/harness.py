@@ -261,6 +261,9 @@ class Harness:
         """
         request = self._request
         model = models.which(request.model, request.device, request.backend, request.quantize)
+        if model.batch(request.batch) < request.batch and self._ranks.first:
+            print(f'onellm eval: {model.backend} answers one question at a time: batch '
+                  f'{model.batch(request.batch)}, not {request.batch}', file=sys.stderr)
         jobs = [job_of(request, task, model) for task in request.tasks]
         with _alone(self._ranks) as first:
             for job in jobs if first else ():
