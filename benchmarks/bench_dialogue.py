@@ -11,7 +11,8 @@ from collections import defaultdict
 
 from _report import Report, arguments
 
-from onellm_ros.evaluation.robot_world import EVIDENCE, _questions, world_seed
+from onellm_ros.evaluation.robot.asking import alone as questions_to
+from onellm_ros.evaluation.robot.worlds import EVIDENCE, world_seed
 from onellm_ros.inference.engine import Engine
 from onellm_ros.modality import Modality
 from onellm_ros.simulation import language
@@ -35,7 +36,8 @@ def main() -> None:
         observation = World(world_seed(args.seed, number), held_out=True).sample()
         chosen = {m: observation.chosen()[m] for m in EVIDENCE[Modality.IMAGE]}
         prefix = engine.encode(dict(engine.preprocessor.tensors(chosen, observation.stamp_ns)))
-        asked = _questions(observation.truth, Modality.IMAGE, (args.seed, number, 0), 4, 'plain')
+        asked = questions_to(observation.truth, Modality.IMAGE, (args.seed, number, 0), 4,
+                             'plain')
         history: list[tuple[str, str]] = []
         for question in asked:
             alone = engine.ask(prefix, question.question)

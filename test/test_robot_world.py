@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict, replace
 import json
-import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,11 +13,12 @@ import pytest
 
 pytest.importorskip('numba', reason='the simulator needs numba')
 
-from onellm_ros.evaluation import command, robot_world  # noqa: E402
+from onellm_ros.evaluation import command, failures, robot_world  # noqa: E402
 from onellm_ros.evaluation.calibration import calibration  # noqa: E402
 from onellm_ros.evaluation.evidence import Evidence, Reply  # noqa: E402
 from onellm_ros.evaluation.failures import Failures  # noqa: E402
 from onellm_ros.evaluation.guesser import Guesser  # noqa: E402
+from onellm_ros.evaluation.robot import asking, tables, worlds  # noqa: E402
 from onellm_ros.modality import Modality, Sample  # noqa: E402
 from onellm_ros.simulation import language  # noqa: E402
 from onellm_ros.simulation.language import Question  # noqa: E402
@@ -52,8 +52,19 @@ class FakeWorld:
 
 
 @pytest.fixture
-def fake_worlds(monkeypatch):
-    monkeypatch.setattr(robot_world, 'World', FakeWorld)
+def put_worlds(monkeypatch):
+    """Return a function that puts another class in place of the worlds."""
+    def put(kind):
+        worlds.forget()
+        monkeypatch.setattr(worlds, 'World', kind)
+
+    yield put
+    worlds.forget()
+
+
+@pytest.fixture
+def fake_worlds(put_worlds):
+    put_worlds(FakeWorld)
 
 
 def run(answer_fn, **changes):
@@ -98,17 +109,22 @@ def test_deterministic_and_seeded(fake_worlds):
 
 
 def test_perfect_answers_score_one(fake_worlds, monkeypatch):
-    answers: dict[str, str] = {}
-    draw = robot_world._questions
+    drawn: dict[Modality, list[list[Question]]] = {m: [] for m in Modality}
+    draw = asking.alone
 
-    def remember(*args):
-        found = draw(*args)
-        answers.update({q.question: q.answer for q in found})
+    def remember(truth, modality, seed, *args):
+        found = draw(truth, modality, seed, *args)
+        if len(seed) == 3:              # not one of those that the guesser learns from
+            drawn[modality].append(found)
         return found
 
-    monkeypatch.setattr(robot_world, '_questions', remember)
-    report = run(lambda evidence, questions: [answers.get(q, '') for q in questions],
-                 caption_worlds=0)
+    def answer(evidence, questions):
+        found = drawn[evidence.blocks[0]].pop(0)
+        assert [q.question for q in found] == list(questions)
+        return [q.answer for q in found]
+
+    monkeypatch.setattr(asking, 'alone', remember)
+    report = run(answer, caption_worlds=0)
     for row in (*report['modalities'].values(), *report['question_types'].values()):
         assert row['accuracy'] == 1.0
     assert report['modalities']['image']['guesser'] < 0.7
@@ -129,19 +145,18 @@ def test_only_the_evidence_is_given(fake_worlds):
 
 
 def test_worlds_with_objects_that_training_never_showed_together(fake_worlds, tmp_path):
-    truths = [FakeWorld(robot_world.world_seed(3, n), held_out=True).truth() for n in range(8)]
+    truths = [FakeWorld(worlds.world_seed(3, n), held_out=True).truth() for n in range(8)]
     shard = tmp_path / 'shard-00000'
     shard.mkdir()
     known = [t for t in truths[:4] if t.seen]
     (shard / 'truth.jsonl').write_text(''.join(json.dumps(asdict(t)) + '\n' for t in known))
-    together = robot_world.shown_together(tmp_path)
-    assert together == {robot_world.objects_of(t) for t in known}
+    together = worlds.shown_together(tmp_path)
+    assert together == {worlds.objects_of(t) for t in known}
     report = run(silent, rendered=tmp_path, caption_worlds=0)
     rows = report['combinations']
-    assert list(rows) == list(robot_world.COMBINATIONS)
+    assert list(rows) == list(tables.COMBINATIONS.values())
     assert sum(row['questions'] for row in rows.values()) == sum(
         row['questions'] for row in report['modalities'].values())
-    assert robot_world.COMBINATIONS[1] in robot_world.format_report(report)
     assert run(silent, caption_worlds=0)['combinations'] == {}
     with pytest.raises(ValueError, match='no rendered worlds'):
         run(silent, rendered=tmp_path / 'none')
@@ -190,7 +205,7 @@ def test_the_matrix_adds_up_and_confidence_is_compared(fake_worlds):
         calibration([(1.5, True)])
 
 
-def test_shuffled_evidence_is_that_of_another_world(monkeypatch):
+def test_shuffled_evidence_is_that_of_another_world(put_worlds):
     shown = []
 
     class Numbered(FakeWorld):
@@ -204,7 +219,7 @@ def test_shuffled_evidence_is_that_of_another_world(monkeypatch):
                 m: [Sample(1, np.full(1, self.seed))] for m in Modality}
             return observation
 
-    monkeypatch.setattr(robot_world, 'World', Numbered)
+    put_worlds(Numbered)
 
     def look(evidence, questions):
         shown.append(int(next(iter(evidence.chosen.values()))[0].data[0]) % 1000)
@@ -218,20 +233,20 @@ def test_shuffled_evidence_is_that_of_another_world(monkeypatch):
 
 
 def test_failures_are_drawn_a_few_of_each_kind(tmp_path):
-    failures = Failures(tmp_path / 'wrong')
+    drawn = Failures(tmp_path / 'wrong')
     chosen = {Modality.IMU: [Sample(0, np.zeros(6)), Sample(1, np.ones(6))]}
     evidence = Evidence((Modality.IMU,), chosen, 1)
     question = Question('motion', Modality.IMU, 'What is the robot doing?', 'turning left')
-    failures(evidence, question, 'turning left', True)
-    assert not list(failures.folder.iterdir())
+    drawn(evidence, question, 'turning left', True)
+    assert not list(drawn.folder.iterdir())
     for _ in range(4):
-        failures(evidence, question, 'standing still', False)
-    assert sorted(p.name for p in failures.folder.iterdir()) == [
+        drawn(evidence, question, 'standing still', False)
+    assert sorted(p.name for p in drawn.folder.iterdir()) == [
         'imu-motion-1.png', 'imu-motion-2.png']
-    alone = Image.open(failures.sheet())
+    alone = Image.open(drawn.sheet())
     for kind in ('unknown', 'clear', 'sound', 'place'):
-        failures(evidence, replace(question, type=kind), 'standing still', False)
-    several = Image.open(failures.sheet(most=4))
+        drawn(evidence, replace(question, type=kind), 'standing still', False)
+    several = Image.open(drawn.sheet(most=4))
     assert several.width > 2.9 * (alone.width - 12) and several.height > 1.9 * alone.height
     assert Failures(tmp_path / 'none').sheet() is None
 
@@ -250,9 +265,8 @@ def test_guesser():
 class FakeEngine:
     """Answers 'yes' to everything and remembers what it was shown."""
 
-    name, weights_hash = 'fake', '0123'
-
-    def __init__(self) -> None:
+    def __init__(self, wanted) -> None:
+        self.name, self.weights_hash = wanted.name, wanted.weights
         self.shown: list[set[Modality]] = []
         self.preprocessor = SimpleNamespace(tensors=lambda chosen, end_ns: dict(chosen))
 
@@ -260,59 +274,84 @@ class FakeEngine:
         self.shown.append(set(tensors))
         return SimpleNamespace()
 
-    def ask(self, prefix, question, max_tokens):
-        return SimpleNamespace(text='yes', confidence=0.5)
+    def ask(self, prefix, question, **how):
+        return SimpleNamespace(text='yes', confidence=0.5, tokens=1, first_token_s=0.002,
+                               finish_reason='stop')
 
 
-def test_command_writes_json(fake_worlds, monkeypatch, tmp_path, capsys):
-    engine = FakeEngine()
-    loaded = []
-    module = SimpleNamespace(Engine=SimpleNamespace(
-        load=lambda model, device: loaded.append((model, device)) or engine))
-    monkeypatch.setitem(__import__('sys').modules, 'onellm_ros.inference.engine', module)
-    monkeypatch.setattr(robot_world, 'GUESSER_WORLDS', 5)
+@pytest.fixture
+def engines(monkeypatch):
+    """The engines that the harness loaded."""
+    loaded: list[tuple[str, str, FakeEngine]] = []
+
+    def load(model, wanted, device):
+        loaded.append((model, device, FakeEngine(wanted)))
+        return loaded[-1][2]
+
+    monkeypatch.setattr('onellm_ros.evaluation.models.load', load)
+    monkeypatch.setattr('onellm_ros.evaluation.robot.plan.Plan.guesser_worlds', 5)
+    return loaded
+
+
+def command_line(*words: str) -> int:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    out = tmp_path / 'sub' / 'report.json'
-    status = command.run(parser.parse_args([
-        'robot-world', '--seed', '2', '--worlds', '2', '--json', str(out), '--modalities',
-        'imu,depth']))
-    assert status == 0
-    report = json.loads(out.read_text())
-    assert (report['seed'], report['worlds']) == (2, 2)
-    assert report['model'] == {'name': 'fake', 'weights': '0123'}
-    assert set(report['modalities']) == {'imu', 'depth'}
-    assert 'torch' in report['versions']
-    assert loaded == [('nano', 'auto')]
-    assert engine.shown[0] == {Modality.IMU} and engine.shown[1] == {Modality.DEPTH}
-    assert re.search(r'imu +\d\.\d+ +\d\.\d+ +\d+', capsys.readouterr().out)
+    return command.run(parser.parse_args(['--task', 'robot-world', '--device', 'cpu', *words]))
 
 
-def test_command_tells_wrong_use(fake_worlds, monkeypatch, capsys):
-    monkeypatch.setitem(__import__('sys').modules, 'onellm_ros.inference.engine',
-                        SimpleNamespace(Engine=SimpleNamespace(load=None)))
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    assert command.run(parser.parse_args(['robot-world', '--modalities', 'smell'])) == 2
-    assert 'unknown modality' in capsys.readouterr().err
+def test_command_writes_json(fake_worlds, engines, tmp_path, capsys):
+    out = tmp_path / 'sub'
+    assert command_line('--set', 'seed=2', '--set', 'worlds=2', '--set', 'modalities=imu,depth',
+                        '--set', 'conditions=alone,caption', '--out', str(out)) == 0
+    (folder,) = out.iterdir()
+    result = json.loads((folder / 'result.json').read_text())
+    options = result['task']['options']
+    assert (options['seed'], options['worlds']) == (2, 2)
+    assert result['task']['version'] == 1
+    ((model, _, engine),) = engines
+    assert (model, result['model']['name']) == ('nano', 'nano')
+    assert result['model']['weights'] == engine.weights_hash
+    assert set(result['tables']['modalities']) == {'imu', 'depth'}
+    assert 'torch' in result['versions']['answered']
+    assert engine.shown[0] == {Modality.DEPTH} and engine.shown[1] == {Modality.IMU}
+    assert result['tables']['time to first token, ms']['all questions']['p95'] == 2.0
+    assert 'robot_world' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(('wrong', 'text'), [
+    ('modalities=smell', 'unknown modality'), ('conditions=dusty', "found condition 'dusty'"),
+    ('wording=odd', "found wording 'odd'"), ('shuffled=2', 'expected 0 or 1'),
+    ('worlds=-1', 'found worlds=-1'), ('seed=-3', 'found seed -3'),
+    ('worlds=1000000', 'at most'), ('rendered=/nowhere', 'no rendered worlds')])
+def test_command_tells_wrong_use(fake_worlds, engines, tmp_path, capsys, wrong, text):
+    assert command_line('--set', wrong, '--out', str(tmp_path)) == 2
+    assert text in capsys.readouterr().err
+    assert not engines
 
 
 def test_real_worlds():
     """Two rendered worlds, asked in full; a truth without pictures equals that of the sample."""
-    world = robot_world.World(robot_world.world_seed(5, 0), held_out=True)
-    assert world.truth() == robot_world.World(
-        robot_world.world_seed(5, 0), held_out=True).sample().truth
+    world = worlds.World(worlds.world_seed(5, 0), held_out=True)
+    assert world.truth() == worlds.World(
+        worlds.world_seed(5, 0), held_out=True).sample().truth
     report = run(silent, worlds=2, guesser_worlds=2)
     assert report['modalities']['imu']['questions'] > 0
 
 
 def test_figures_that_cannot_be_written_are_said_before_the_evaluation(
-        monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr('onellm_ros.inference.engine.Engine.load',
-                        lambda *_, **__: SimpleNamespace())
+        fake_worlds, engines, tmp_path, capsys):
     (tmp_path / 'file').touch()
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    args = parser.parse_args(['robot-world', '--json', str(tmp_path / 'file' / 'x.json')])
-    assert command.run(args) == 2
-    assert '--json: expected a file that can be written' in capsys.readouterr().err
+    assert command_line('--set', 'worlds=1', '--out', str(tmp_path / 'file')) == 2
+    assert str(tmp_path / 'file') in capsys.readouterr().err
+    assert not any(engine.shown for _, _, engine in engines)
+
+
+def test_failures_of_a_run_are_drawn(engines, tmp_path, capsys):
+    out = tmp_path / 'run'
+    assert command_line('--set', 'worlds=1', '--set', 'modalities=imu', '--set',
+                        'conditions=alone', '--out', str(out)) == 0
+    (folder,) = out.iterdir()
+    assert failures.main([str(folder), '--out', str(tmp_path / 'wrong')]) == 0
+    assert (tmp_path / 'wrong' / 'sheet.png').is_file()
+    assert failures.main([str(tmp_path / 'none'), '--out', str(tmp_path / 'wrong')]) == 2
+    assert 'failures:' in capsys.readouterr().err

@@ -1,10 +1,17 @@
-"""Pictures of wrong answers, to see what a model does not see."""
+"""Pictures of wrong answers, to see what a model does not see.
+
+``python -m onellm_ros.evaluation.failures RUN --out DIR`` draws those of a run of robot-world to
+modalities alone (RUN: what ``onellm eval`` says that it wrote).
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
+import sys
 
 from PIL import Image
 
@@ -30,10 +37,14 @@ class Failures:
         self._drawn: Counter[tuple[str, str]] = Counter()
         self._first: list[Path] = []
 
+    def wanted(self, question: Question) -> bool:
+        """Whether wrong answers to such a question have not been drawn often."""
+        return self._drawn[question.modality.value, question.type] < A_KIND
+
     def __call__(self, evidence: Evidence, question: Question, answer: str, right: bool) -> None:
         """Draw one answer if it is wrong and its kind has not been drawn often."""
         key = (question.modality.value, question.type)
-        if right or self._drawn[key] >= A_KIND:
+        if right or not self.wanted(question):
             return
         self._drawn[key] += 1
         picture = window_picture(
@@ -68,3 +79,33 @@ class Failures:
                 sheet.paste(picture, (column * (_WIDTH + _GAP), sum(heights[:number])))
         sheet.save(self.folder / SHEET)
         return self.folder / SHEET
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw the wrong answers of a run; returns the exit status."""
+    from onellm_ros.evaluation.robot.scoring import question_of, rows_of
+    from onellm_ros.evaluation.robot.worlds import shown_by
+    from onellm_ros.evaluation.runs import read_run
+
+    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
+    parser.add_argument('run', type=Path, help='folder of a run of robot-world')
+    parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='of the pictures')
+    args = parser.parse_args(argv)
+    try:
+        run = read_run(args.run)
+        if run.task.name != 'robot-world':
+            raise ValueError(f'{args.run}: found a run of {run.task.name}, expected robot-world')
+        failures = Failures(args.out)
+        for row in rows_of(run.items, run.predictions):
+            question = question_of(row.item)
+            if row.condition == 'alone' and not row.right and failures.wanted(question):
+                failures(shown_by(row.item.tensors).evidence(), question, row.text, row.right)
+        print(failures.sheet() or 'nothing was wrong')
+    except (ValueError, OSError) as error:
+        print(f'failures: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

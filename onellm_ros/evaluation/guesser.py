@@ -17,8 +17,12 @@ class Guesser:
     def __init__(self, seen: Iterable[Question]) -> None:
         self._texts: dict[str, Counter[str]] = defaultdict(Counter)
         self._types: dict[str, Counter[str]] = defaultdict(Counter)
+        forms: dict[str, str] = {}          # the same texts come again and again
         for question in seen:
-            self._texts[normalise(question.question)][question.answer] += 1
+            text = question.question
+            if text not in forms:
+                forms[text] = normalise(text)
+            self._texts[forms[text]][question.answer] += 1
             self._types[question.type][question.answer] += 1
 
     def guess(self, question: Question) -> str:
