@@ -435,7 +435,7 @@ def test_a_client_that_dies_blocks_nobody(
     bench.until(lambda: bench.windows and bench.descriptions)
     engine.delay_s = 1.0 if kind == 'service' else 0.02     # of the stream: for each word
     process = clients(kind)
-    bench.until(lambda: bench.node._worker._answering is not None)
+    bench.until(lambda: bench.node._worker._running.answering is not None)
     process.send_signal(signal.SIGKILL)
     process.wait(10)
     answered = bench.ask('And I?')

@@ -594,7 +594,7 @@ def test_three_lives_and_enable(benches: Callable[..., Bench]) -> None:
         bench.until(lambda: len(bench.descriptions) > count)
         bench.engine.delay_s = 5.0
         waiting = bench.start(Ask, '/perception/ask', Ask.Request(question='What?'))
-        bench.until(lambda: bench.node._worker._answering is not None)
+        bench.until(lambda: bench.node._worker._running.answering is not None)
         assert bench.change(Transition.TRANSITION_DEACTIVATE)
         bench.until(waiting.done)
         assert waiting.result().error_code == Ask.Response.CANCELLED

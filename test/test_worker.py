@@ -31,7 +31,10 @@ class Tensors(dict):
 
 
 class SteppedEngine:
-    """Makes one token for each ticket that it is given; ``deaf`` ones do not look at cancel."""
+    """Makes one token for each ticket that it is given; ``deaf`` ones do not look at cancel.
+
+    ``shares``: one ticket gives a token to each answer that is computed together.
+    """
 
     name, weights_hash, config = 'stepped', '', NANO
 
@@ -41,11 +44,13 @@ class SteppedEngine:
         self.tickets = threading.Semaphore(0)
         self.free = False
         self.deaf = False
+        self.shares = True
         self.error: Exception | None = None
         self.asked: list[str] = []
         self.histories: list[tuple[tuple[str, str], ...]] = []
         self.encoded: list[tuple[Modality, ...]] = []
         self.tokens = 0
+        self.rounds: list[tuple[str, ...]] = []     # what was computed together
 
     def tensors(self, chosen: Mapping[Modality, Any], end_ns: int, strict: bool) -> Tensors:
         return Tensors({} if self.empty else {m: list(s) for m, s in chosen.items()})
@@ -54,23 +59,55 @@ class SteppedEngine:
         self.encoded.append(tuple(tensors))
         return SimpleNamespace(modalities=tuple(tensors), expert_weights={})
 
-    def ask(self, prefix: Any, question: str, *, history: Sequence[tuple[str, str]] = (),
-            cancel: threading.Event, **_: Any) -> Any:
+    def stream(self, prefix: Any, question: str, *, history: Sequence[tuple[str, str]] = (),
+               cancel: threading.Event, **_: Any) -> SteppedStream:
         self.asked.append(question)
         self.histories.append(tuple(history))
+        return SteppedStream(self, question, len(self.asked), cancel)
+
+    def ask(self, prefix: Any, question: str, *, choices: Sequence[str] = (), **known: Any) -> Any:
+        stream = self.stream(prefix, question, **known)
+        while stream.due() is not None:
+            stream.take(self.steps([stream])[0])
+        return stream.answer
+
+    def steps(self, work: Sequence[SteppedStream]) -> list[bool]:
         if self.error is not None:
             raise self.error
-        reason, tokens = 'stop', 0
-        while tokens < 3:
-            if cancel.is_set() and not self.deaf:
-                reason = 'cancelled'
-                break
-            if not self.free and not self.tickets.acquire(timeout=0.01):
-                continue
-            tokens += 1
-            self.tokens += 1
-        return SimpleNamespace(text=f'a{len(self.asked)}', tokens=tokens, finish_reason=reason,
-                               first_token_s=0.0, total_s=0.0)
+        while not self.free and not self.tickets.acquire(timeout=0.01):
+            if any(s.cancel.is_set() for s in work) and not self.deaf:
+                return [False] * len(work)          # no token: they are to look at cancel
+        self.rounds.append(tuple(s.question for s in work))
+        return [True] * len(work)
+
+
+class SteppedStream:
+    """An answer of three tokens."""
+
+    def __init__(self, engine: SteppedEngine, question: str, number: int,
+                 cancel: threading.Event) -> None:
+        self.engine, self.question, self.cancel = engine, question, cancel
+        self.number, self.tokens = number, 0
+        self.answer: Any = None
+
+    def due(self) -> SteppedStream | None:
+        if self.cancel.is_set() and not self.engine.deaf:
+            self._end('cancelled')
+        return self if self.answer is None else None
+
+    def take(self, made: bool) -> str:
+        self.tokens += made
+        self.engine.tokens += made
+        if self.tokens == 3:
+            self._end('stop')
+        return ''
+
+    def rest(self) -> str:
+        return ''
+
+    def _end(self, reason: str) -> None:
+        self.answer = SimpleNamespace(text=f'a{self.number}', tokens=self.tokens,
+                                      finish_reason=reason, first_token_s=0.0, total_s=0.0)
 
 
 class Desk:
@@ -128,29 +165,63 @@ def desk(desks: Callable[..., Desk]) -> Desk:
     return desks()
 
 
-def test_a_question_ends_a_description_whose_window_is_described_anew(desk: Desk) -> None:
+def test_a_question_joins_a_description_at_its_next_token(desk: Desk) -> None:
     desk.window(1)
     desk.asked(DESCRIBE)
-    desk.engine.tickets.release()
     first = desk.ask('one?')
-    desk.asked(DESCRIBE, 'one?')                        # without another ticket: interrupted
-    desk.engine.tickets.release(3)
-    assert first.result(WAIT_S).error == 'NONE' and not desk.described
-    desk.asked(DESCRIBE, 'one?', DESCRIBE)
-    second = desk.ask('two?')                           # this one is spared: it comes to its end
-    time.sleep(0.05)
-    assert desk.engine.asked[-1] == DESCRIBE and not second.done()
-    desk.engine.tickets.release(3)
-    desk.asked(DESCRIBE, 'one?', DESCRIBE, 'two?')
+    desk.engine.tickets.release()
+    desk.asked(DESCRIBE, 'one?')                        # after the token that was being made
+    desk.engine.tickets.release(2)                      # the description is complete ...
     desk.until(lambda: desk.described)
-    desk.engine.tickets.release(3)
-    assert second.result(WAIT_S).error == 'NONE' and desk.ends() == [1]
+    assert desk.ends() == [1] and not first.done()
+    desk.engine.tickets.release(1)                      # ... and the answer a token later
+    assert first.result(WAIT_S).error == 'NONE'
+    assert desk.engine.rounds == [(DESCRIBE,), ('one?', DESCRIBE), ('one?', DESCRIBE), ('one?',)]
     stats = desk.worker.report()
-    assert (stats.interrupted, stats.described, stats.skipped, stats.answered) == (1, 1, 0, 2)
-    assert len(desk.engine.encoded) == 1                # the encoded window served all of them
+    assert (stats.interrupted, stats.described, stats.skipped, stats.answered) == (1, 1, 0, 1)
+    assert len(desk.engine.encoded) == 1                # the encoded window served both
+
+
+def test_one_question_after_the_other_joins_a_description(desk: Desk) -> None:
+    desk.window(1)
+    desk.asked(DESCRIBE)
+    answers = [desk.ask(f'{n}?') for n in range(3)]
+    desk.worker.cancel(answers[1])                      # while it waits
+    assert answers[1].result(0).error == 'CANCELLED'
+    desk.engine.tickets.release(1)
+    desk.asked(DESCRIBE, '0?')
+    desk.worker.cancel(answers[0])                      # the description goes on
+    assert answers[0].result(WAIT_S).error == 'CANCELLED'
+    desk.engine.free = True
+    assert answers[2].result(WAIT_S).error == 'NONE'
+    desk.until(lambda: desk.described)
+    assert desk.described[0].answer.tokens == 3 and desk.worker.report().interrupted == 1
+
+
+def test_a_description_waits_for_a_question_where_two_cost_twice_as_much(desk: Desk) -> None:
+    desk.engine.shares = False
+    desk.worker.asking = AskConfig(waiting=2)
+    desk.window(1)
+    desk.asked(DESCRIBE)
+    desk.engine.tickets.release(1)
+    desk.until(lambda: desk.engine.tokens == 1)
+    answers = [desk.ask('0?'), desk.ask('1?')]
+    desk.engine.tickets.release(1)                      # the token that is being made
+    desk.asked(DESCRIBE, '0?')
+    desk.engine.tickets.release(6)
+    assert [a.result(WAIT_S).error for a in answers] == ['NONE', 'NONE'] and not desk.described
+    last = desk.ask('2?')                               # as many as may wait were answered
+    desk.engine.tickets.release(1)
+    desk.until(lambda: desk.described)
+    assert desk.described[0].answer.tokens == 3 and not last.done()     # nothing was lost
+    desk.engine.free = True
+    assert last.result(WAIT_S).error == 'NONE'
+    assert desk.engine.rounds == [(DESCRIBE,)] * 2 + [('0?',)] * 3 + [('1?',)] * 3 \
+        + [(DESCRIBE,)] + [('2?',)] * 3
 
 
 def test_descriptions_go_on_however_many_questions_come(desk: Desk) -> None:
+    desk.engine.shares = False
     desk.worker.asking = AskConfig(waiting=2)
     answers = [desk.ask('q0')]                          # before any window: it waits
     desk.window(1)
@@ -172,15 +243,19 @@ def test_descriptions_go_on_however_many_questions_come(desk: Desk) -> None:
     assert desk.worker.report().interrupted == 0
 
 
-def test_an_interrupted_window_with_a_newer_one_behind_it_is_skipped(desk: Desk) -> None:
+def test_a_window_that_waits_for_long_is_described_beside_questions(desk: Desk) -> None:
+    desk.worker.asking = AskConfig(waiting=2)
+    answers = [desk.ask('0?')]
     desk.window(1)
-    desk.asked(DESCRIBE)
-    desk.window(2)
-    answer = desk.ask('one?')
+    desk.asked('0?')
+    answers += [desk.ask('1?'), desk.ask('2?')]
+    desk.engine.tickets.release(6)                      # as many as may wait were answered
+    desk.asked('0?', '1?', DESCRIBE, '2?')
+    assert answers[1].result(0).error == 'NONE'
     desk.engine.free = True
-    assert answer.result(WAIT_S).selection.end_ns == 2 * S
+    assert answers[2].result(WAIT_S).error == 'NONE'
     desk.until(lambda: desk.described)
-    assert desk.ends() == [2] and desk.described[0].skipped == desk.worker.stats.skipped == 1
+    assert desk.engine.rounds[6:] == [('2?', DESCRIBE)] * 3
 
 
 def test_without_preempt_a_question_waits_for_one_description(desk: Desk) -> None:
@@ -306,7 +381,7 @@ def test_a_long_token_shows(desk: Desk) -> None:
     desk.asked(DESCRIBE)
     what, begun_s = desk.worker.busy()
     assert what == 'describing' and begun_s < 5         # looked at every 10 ms
-    desk.worker._current.is_set = lambda: False         # nobody looks any more
+    desk.worker._running.cancels()[0].is_set = lambda: False    # nobody looks any more
     desk.until(lambda: desk.worker.busy()[1] > 0.1)
 
 

@@ -1,13 +1,14 @@
-"""A window and a question in, words out: encoding, describing and answering, one at a time.
+"""A window and a question in, words out: encoding, describing and answering.
 
 This module owns the encoded windows that are kept, and what becomes of an engine's errors. It has
-no thread and no queue: the node calls it through ``worker.py``, a replay directly.
+no thread and no queue: the node calls it through ``worker.py``, which lets a question go on beside
+a description (``tasks.py``), a replay directly.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 import math
 import threading
@@ -19,11 +20,9 @@ from onellm_ros.config import ConfigError
 from onellm_ros.modality import Modality, parse_modality
 from onellm_ros.node_config import DescribeConfig
 from onellm_ros.perception.results import Described, EngineLike, Question, Reply, model_text
+from onellm_ros.perception.tasks import FAILURES, Steps, finish
 
 PREFIXES_KEPT = 2           # encoded windows
-# Whatever a model, a converter or a library does to its inputs (OpenCV raises bare Exceptions),
-# its caller lives on and says so.
-FAILURES = (Exception,)
 # How an engine's errors begin that are about what was asked.
 _CODES = {'question:': 'INVALID_QUESTION', 'choices:': 'INVALID_CHOICES'}
 
@@ -125,6 +124,12 @@ class Answerer:
         :param skipped: windows since the one described before.
         :raises Exception: some of ``FAILURES``, whatever the model does.
         """
+        return finish(self.engine, self.describing(selection, settings, skipped=skipped,
+                                                   cancel=cancel))
+
+    def describing(self, selection: Selection, settings: DescribeConfig, *, skipped: int = 0,
+                   cancel: threading.Event | None = None) -> Steps[Described]:
+        """Describe a window token by token, see :meth:`describe` and ``tasks.py``."""
         begin_s = time.monotonic()
         prompt = settings.prompt.strip() or self.engine.config.text.describe_prompt
         found, _ = self._encoded(selection)
@@ -133,8 +138,8 @@ class Answerer:
         if not prefix.modalities:
             return Described(selection, prompt, None, {}, self.model, skipped, encode_s, math.nan,
                              encode_s, left_out)
-        answer = self.engine.ask(prefix, prompt, max_tokens=settings.max_tokens,
-                                 temperature=settings.temperature, cancel=cancel)
+        answer = yield from self._said(prefix, prompt, None, max_tokens=settings.max_tokens,
+                                       temperature=settings.temperature, cancel=cancel)
         first_s = encode_s + answer.first_token_s if answer.tokens else math.nan
         return Described(selection, prompt, answer, dict(prefix.expert_weights), self.model,
                          skipped, encode_s, first_s, time.monotonic() - begin_s, left_out)
@@ -149,6 +154,13 @@ class Answerer:
         :param history: earlier questions and answers of the same conversation, oldest first.
         :param queue_s: seconds that the question has waited; counted in ``total_s``.
         """
+        return finish(self.engine, self.answering(selection, question, history=history,
+                                                  queue_s=queue_s, cancel=cancel))
+
+    def answering(self, selection: Selection, question: Question, *,
+                  history: Sequence[tuple[str, str]] = (), queue_s: float = 0.0,
+                  cancel: threading.Event | None = None) -> Steps[Reply]:
+        """Answer a question token by token, see :meth:`answer` and ``tasks.py``."""
         begin_s = time.monotonic()
         known: dict[str, Any] = {'model': self.model, 'queue_s': queue_s, 'selection': selection}
         try:
@@ -158,7 +170,7 @@ class Answerer:
             self._check(question, found)
             known['weights'] = dict(found.prefix.expert_weights)
             started_s = time.monotonic()
-            answer = self._generate(found.prefix, question, history, cancel)
+            answer = yield from self._generate(found.prefix, question, history, cancel)
         except _Refused as error:
             return Reply(error.code, str(error), **known,
                          total_s=queue_s + time.monotonic() - begin_s)
@@ -174,16 +186,33 @@ class Answerer:
         return Reply(answer=answer, finish_reason=reason, **known)
 
     def _generate(self, prefix: Any, question: Question, history: Sequence[tuple[str, str]],
-                  cancel: threading.Event | None) -> Any:
+                  cancel: threading.Event | None) -> Steps[Any]:
         known: dict[str, Any] = {'history': history} if history else {}
         known |= {'max_tokens': question.max_tokens, 'temperature': question.temperature,
                   'cancel': cancel}
-        if question.on_delta is None or question.choices:
+        if question.choices:                    # all of them at once, between two tokens
             return self.engine.ask(prefix, question.text, choices=question.choices, **known)
-        stream = self.engine.stream(  # type: ignore[attr-defined]
-            prefix, question.text, **known)
-        for delta in stream:
-            question.on_delta(delta, stream.tokens)
+        return (yield from self._said(prefix, question.text, question.on_delta, **known))
+
+    def _said(self, prefix: Any, text: str, on_delta: Callable[[str, int], None] | None,
+              **known: Any) -> Steps[Any]:
+        """Answer freely; an engine that has no ``steps`` does it in one go."""
+        engine: Any = self.engine
+        together = hasattr(engine, 'steps')
+        if not together and on_delta is None:
+            return engine.ask(prefix, text, **known)
+        stream = engine.stream(prefix, text, **known)
+
+        def told(delta: str) -> None:
+            if delta and on_delta is not None:
+                on_delta(delta, stream.tokens)
+        if not together:
+            for delta in stream:
+                told(delta)
+            return stream.answer
+        while (due := stream.due()) is not None:
+            told(stream.take((yield due)))
+        told(stream.rest())
         return stream.answer
 
     def _check(self, question: Question, found: _Encoded) -> None:

@@ -112,7 +112,7 @@ class WorkerStats:
 
     :param undescribed_s: how long windows have come without a description, beyond the pause that
         ``describe.rate_hz`` and ``describe.min_interval_s`` make.
-    :param interrupted: descriptions that a question ended before their end.
+    :param interrupted: descriptions beside which, or in whose midst, a question was answered.
     :param failure: why the newest work failed; empty once a description has succeeded.
     :param last_error: why any work last failed, at ``last_error_s`` of the monotonic clock.
     :param left_out: modalities of described windows that gave the model no input.

@@ -1,5 +1,7 @@
 """The thread that computes: the newest window is described, questions go first, nothing queues up.
 
+A question joins the description in the making at its next token (``running.py``).
+
 This module owns the slot for the newest window, the few questions that wait, the windows kept for
 questions about the past, and the dialogues. It imports no ROS: results leave through callbacks and
 futures, which are never called while the lock is held. docs/asking.md says what goes before what.
@@ -18,7 +20,7 @@ import time
 from onellm_ros.choose import Selection
 from onellm_ros.modality import Modality
 from onellm_ros.node_config import AskConfig, DescribeConfig, WindowConfig
-from onellm_ros.perception.answering import FAILURES, Answerer
+from onellm_ros.perception.answering import Answerer
 from onellm_ros.perception.dialogue import Dialogues
 from onellm_ros.perception.jobs import Cancel, Job
 from onellm_ros.perception.results import (
@@ -30,6 +32,8 @@ from onellm_ros.perception.results import (
     model_text,
 )
 from onellm_ros.perception.ring import MIB, Ring, not_kept
+from onellm_ros.perception.running import Answering, Describing, Running
+from onellm_ros.perception.tasks import FAILURES, Steps, Task
 
 _JOIN_S = 1.5
 _GRACE_S = 2.0      # a question whose end has come gets its reply by then, even if the model hangs
@@ -74,11 +78,8 @@ class Worker:
         self._skipped_since = self._in_a_row = 0    # windows, answers since a description
         self._stopping = False
         self._forgotten = False             # what was encoded is from before a jump of time
-        self._current = Cancel()
-        self._answering: Job | None = None
-        self._describing: Selection | None = None
-        self._doing = ''
-        self._spared = False                # the last description was interrupted: not this one
+        self._running = Running()
+        self._spared = False                # many questions went before this description: no more
         self._begun_s = self._ended_s = -math.inf
         self._unseen_s = math.nan           # since when windows have come without a description
         self._after = after
@@ -104,7 +105,8 @@ class Worker:
         """
         with self._changed:
             self._stopping = True
-            self._current.set()
+            for cancel in self._running.cancels():
+                cancel.set()
             waiting = list(self._questions)
             self._questions.clear()
             self._slot = None
@@ -114,9 +116,9 @@ class Worker:
             self._refuse(job, *_STOPPED)
         if self.thread.is_alive():
             self.thread.join(_JOIN_S)
-        running = self._answering
+        running = self._running.answering
         if running is not None:
-            self._refuse(running, *_STOPPED)
+            self._refuse(running.job, *_STOPPED)
         return not self.thread.is_alive()
 
     # -- called by the node's executor --------------------------------------------------------
@@ -129,7 +131,8 @@ class Worker:
                 if math.isnan(self._unseen_s):
                     self._unseen_s = time.monotonic()
                 if self._slot is not None:
-                    self._skip(1)
+                    self.stats.count('skipped')
+                    self._skipped_since += 1
                 self._slot = selection
             self._changed.notify_all()
 
@@ -140,9 +143,9 @@ class Worker:
             self._dialogues.forget()
             self._slot, self._unseen_s = None, math.nan
             self._forgotten = True
-            if self._describing is not None:
-                self._describing = None
-                self._current.set()
+            if self._running.describing is not None:
+                self._running.describing.wanted = False
+                self._running.describing.cancel.set()
             self._changed.notify_all()
 
     def ask(self, question: Question) -> Future[Reply]:
@@ -153,8 +156,6 @@ class Worker:
             waiting = len(self._questions)
             if not self._stopping and waiting < self.asking.waiting:
                 self._questions.append(job)
-                if self._describing is not None and self.describe.preempt and not self._spared:
-                    self._current.set()
                 self._changed.notify_all()
                 return job.future
             stopping = self._stopping
@@ -171,8 +172,8 @@ class Worker:
             job = next((j for j in self._questions if j.future is future), None)
             if job is not None:
                 self._questions.remove(job)
-            elif self._answering is not None and self._answering.future is future:
-                self._answering.cancel.set()
+            elif (running := self._running.answering) and running.job.future is future:
+                running.job.cancel.set()
         if job is not None:
             self._refuse(job, 'CANCELLED', 'cancelled by the client')
 
@@ -183,7 +184,8 @@ class Worker:
             late = [job for job in self._questions if job.cancel.over]
             for job in late:
                 self._questions.remove(job)
-            running = self._answering
+            answering = self._running.answering
+            running = answering.job if answering is not None else None
             if running is not None and running.cancel.over:
                 running.over_s = min(running.over_s, now_s)
                 if now_s - running.over_s > _GRACE_S:
@@ -199,8 +201,7 @@ class Worker:
 
         A sign of life is the start, and each token.
         """
-        doing = self._doing
-        return doing, time.monotonic() - self._current.looked_s if doing else 0.0
+        return self._running.doing()
 
     @property
     def alive(self) -> bool:
@@ -215,7 +216,7 @@ class Worker:
             stats.kept, stats.kept_bytes = len(ring), ring.bytes
             stats.kept_dropped, stats.kept_span_ns = ring.dropped, ring.span_ns
             unseen_s = time.monotonic() - self._unseen_s    # nan: there is nothing to describe
-            overdue = self.describe.enabled and self._doing != 'describing' and unseen_s > 0
+            overdue = self.describe.enabled and not self._running.describing and unseen_s > 0
             stats.undescribed_s = max(0.0, min(unseen_s, -self._rest_s())) if overdue else 0.0
         return stats
 
@@ -223,45 +224,79 @@ class Worker:
 
     def _run(self) -> None:
         if self._after is not None:
-            self._doing = 'waiting for what the model began before'
+            self._running.before = 'waiting for what the model began before'
             self._after.join()
-            self._after, self._doing = None, ''
+            self._after, self._running.before = None, ''
         while True:
-            job, selection = self._next()
-            if job is not None:
-                self._finish(job, self._reply_or_error(job))
-                with self._changed:
-                    self._answering, self._doing = None, ''
-            elif selection is not None:
-                self._describe(selection)
-                self._doing = ''
-            else:
+            with self._changed:
+                begun = self._next()
+            if begun is not None:
+                begun.task.go_on()
+            elif self._running:
+                self._running.round(self.engine)
+            else:                               # the worker was stopped
                 return
+            self._end()
 
-    def _next(self) -> tuple[Job | None, Selection | None]:
-        """Wait for a question or a window to work on; neither: the worker was stopped."""
-        with self._changed:
-            while not self._stopping:
-                if self._forgotten:
-                    self._answerer.forget()
-                    self._forgotten = False
-                rest_s = self._rest_s()
-                due = self._slot is not None and rest_s <= 0
-                starved = due and self._in_a_row >= self.asking.waiting
-                job = None if starved else self._next_job()
-                if job is not None:
-                    self._in_a_row += 1
-                    self._current, self._answering, self._doing = job.cancel, job, 'answering'
-                    job.cancel.looked_s = time.monotonic()
-                    return job, None
-                if due:
-                    self._describing, self._slot, self._in_a_row = self._slot, None, 0
-                    self._spared |= starved
-                    self._current, self._doing = Cancel(), 'describing'
-                    return None, self._describing
-                wait_s = 0.05 if self._questions else 0.5
-                self._changed.wait(min(wait_s, rest_s) if self._slot is not None else wait_s)
-        return None, None
+    def _next(self) -> Answering | Describing | None:
+        """Return what begins now (lock held): a question, or a window to describe."""
+        running = self._running
+        while not self._stopping:
+            if self._forgotten:
+                self._answerer.forget()
+                self._forgotten = False
+            rest_s = self._rest_s()
+            due = self._slot is not None and rest_s <= 0 and not running
+            starved = due and self._in_a_row >= self.asking.waiting
+            job = None if starved or not self._open() else self._next_job()
+            if job is not None:
+                self._in_a_row += 1
+                if running.describing is not None and not running.describing.interrupted:
+                    running.describing.interrupted = True
+                    self.stats.count('interrupted')
+                running.answering = Answering(job, Task(self._answer(job)))
+                job.cancel.looked_s = time.monotonic()
+                return running.answering
+            if due and self._slot is not None:
+                running.describing = self._describe(self._slot)
+                self._slot, self._in_a_row, self._spared = None, 0, starved
+                return running.describing
+            if running:
+                return None
+            wait_s = 0.05 if self._questions else 0.5
+            self._changed.wait(min(wait_s, rest_s) if self._slot is not None else wait_s)
+        return None
+
+    def _describe(self, selection: Selection) -> Describing:
+        cancel, skipped, self._skipped_since = Cancel(), self._skipped_since, 0
+        return Describing(skipped, cancel, time.monotonic(), Task(self._answerer.describing(
+            selection, self.describe, skipped=skipped, cancel=cancel)))
+
+    def _open(self) -> bool:
+        """Say whether a question may begin now: one at a time, and none against the settings."""
+        running = self._running
+        if not running:
+            return True
+        if running.answering is not None or not self.describe.preempt:
+            return False
+        # A description goes on beside a question, or waits for some, but not for ever more.
+        return getattr(self.engine, 'shares', False) or not (
+            self._spared or self._in_a_row >= self.asking.waiting)
+
+    def _end(self) -> None:
+        """Give away what has come to its end."""
+        answering, describing = self._running.answering, self._running.describing
+        if answering is not None and answering.task.over:
+            reply = answering.task.result
+            if reply is None:           # of what is called back, such as why_silent
+                self._failed('answer', text := 'the question could not be answered: '
+                             f'{answering.task.failure}')
+                reply = answering.job.refusal('UNKNOWN', text, self.model)
+            self._finish(answering.job, reply)
+            with self._changed:
+                self._running.answering = None
+        if describing is not None and describing.task.over:
+            self._ended(describing)
 
     def _rest_s(self) -> float:
         """Return how long the next description has to wait by rate_hz and min_interval_s."""
@@ -281,10 +316,6 @@ class Worker:
                 return job
         return None
 
-    def _skip(self, count: int) -> None:
-        self.stats.count('skipped', count)
-        self._skipped_since += count
-
     def _finish(self, job: Job, reply: Reply) -> None:
         if job.reply(reply):
             self.stats.count('answered' if reply.error == 'NONE' else 'refused')
@@ -292,15 +323,7 @@ class Worker:
     def _refuse(self, job: Job, code: str, text: str) -> None:
         self._finish(job, job.refusal(code, text, self.model))
 
-    def _reply_or_error(self, job: Job) -> Reply:
-        try:
-            return self._reply(job)
-        except FAILURES as error:       # of what is called back, such as why_silent
-            text = f'the question could not be answered: {str(error) or type(error).__name__}'
-            self._failed('answer', text)
-            return job.refusal('UNKNOWN', text, self.model)
-
-    def _reply(self, job: Job) -> Reply:
+    def _answer(self, job: Job) -> Steps[Reply]:
         """Answer one question or say why not."""
         question, queue_s = job.question, time.monotonic() - job.asked_s
         if job.cancel.over:
@@ -311,7 +334,7 @@ class Worker:
             return job.refusal('NO_WINDOW', self._no_window(question, span_ns), self.model)
         dialogue = self._dialogues.open(question.conversation, self.asking) \
             if question.conversation else None
-        reply = self._answerer.answer(
+        reply = yield from self._answerer.answering(
             selection, question, history=dialogue.turns if dialogue else (), queue_s=queue_s,
             cancel=job.cancel)
         if reply.error == 'MODEL_FAILED':
@@ -340,46 +363,22 @@ class Worker:
         why = self._why_silent()
         return f'no window closed within {self.asking.wait_s:g} s' + (f': {why}' if why else '')
 
-    def _describe(self, selection: Selection) -> None:
-        """Describe one window; trouble is told and counted, and the thread goes on."""
+    def _ended(self, describing: Describing) -> None:
+        """Hand a description out; trouble is told and counted, and the thread goes on."""
+        found = describing.task.result
+        cancelled = bool(found and found.answer and found.answer.finish_reason == 'cancelled')
+        if not cancelled:
+            self._begun_s, self._ended_s = describing.begun_s, time.monotonic()
         with self._changed:
-            skipped, self._skipped_since = self._skipped_since, 0
-        begun_s = time.monotonic()
-        try:
-            found = self._answerer.describe(selection, self.describe, skipped=skipped,
-                                            cancel=self._current)
-        except FAILURES as error:
-            self._begun_s, self._ended_s = begun_s, time.monotonic()
-            with self._changed:
-                self._describing, self._spared = None, False
-                self._skipped_since += skipped
-            self._failed('description', 'the model failed to describe a window: '
-                         f'{str(error) or type(error).__name__}')
-            return
-        if found.answer is not None and found.answer.finish_reason == 'cancelled':
-            self._interrupted(selection, skipped)
-            return
-        self._begun_s, self._ended_s = begun_s, time.monotonic()
-        with self._changed:
-            wanted = self._describing is not None and not self._stopping
-            self._describing, self._spared = None, False
-        if wanted:
+            wanted = describing.wanted and not self._stopping and not cancelled
+            self._running.describing, self._spared = None, False
+            if found is None or cancelled:
+                self._skipped_since += describing.skipped
+        if found is None:
+            self._failed('description',
+                         f'the model failed to describe a window: {describing.task.failure}')
+        elif wanted:
             self._described(found)
-
-    def _interrupted(self, selection: Selection, skipped: int) -> None:
-        """Put a window back whose description was ended, unless there is a newer one."""
-        with self._changed:
-            wanted = self._describing is not None and not self._stopping
-            self._describing = None
-            self._skipped_since += skipped
-            if not wanted:
-                return
-            self.stats.count('interrupted')
-            self._spared = True
-            if self._slot is None and self.describe.enabled:
-                self._slot = selection
-            else:
-                self._skip(1)
 
     def _described(self, found: Described) -> None:
         """Count a description and hand it out."""
