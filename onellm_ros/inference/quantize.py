@@ -15,6 +15,7 @@ torchao is optional and is imported only where it is asked for.
 from __future__ import annotations
 
 from collections.abc import Iterator
+import ctypes
 import importlib
 import logging
 from typing import Any
@@ -165,6 +166,14 @@ def _on_gpu(module: nn.Module, form: str) -> None:
     api.quantize_(module, config)
 
 
+def _trim() -> None:
+    """Give back what the last layer's weights took; else malloc keeps more than it is given."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)                # glibc alone has it, and needs it
+    except (OSError, AttributeError):
+        pass
+
+
 @torch.no_grad()
 def quantize(model: OneLLM, kind: str, device: torch.device) -> OneLLM:
     """Quantize a model's language model in place and bring all of it to a device.
@@ -177,11 +186,13 @@ def quantize(model: OneLLM, kind: str, device: torch.device) -> OneLLM:
     """
     try:
         for module, form in list(_forms(model.llm, kind, device.type == 'cpu')):
+            _trim()
             if device.type == 'cpu':
                 module.weight = nn.Parameter(_on_cpu(module.weight.detach(), form),
                                              requires_grad=False)
             else:
                 _on_gpu(module.to(device), form)
+        _trim()
         return model.to(device)
     except (AssertionError, RuntimeError, NotImplementedError, ValueError, ImportError,
             AttributeError) as error:
