@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
+import time
 from typing import Any
 
 import pytest
 import torch
 
+from onellm_ros.choose import Selection
 from onellm_ros.config import LlmConfig, RopeScaling
 from onellm_ros.inference import drafting
 from onellm_ros.inference.answers import AnswerStream
@@ -18,6 +21,11 @@ from onellm_ros.inference.drafting import Drafts
 from onellm_ros.inference.engine import Engine, Prefix
 from onellm_ros.modality import Modality
 from onellm_ros.model.llm import Llama
+from onellm_ros.node_config import DescribeConfig
+from onellm_ros.perception.answering import Answerer
+from onellm_ros.perception.results import Described, Question, Reply
+from onellm_ros.perception.worker import Worker
+from onellm_ros.simulation.world import World
 
 CLOSE = {'atol': 1e-5, 'rtol': 1e-5}    # of logits: another order of sums on some processors
 BASE = LlmConfig(dim=32, layers=2, heads=4, kv_heads=2, vocab_size=61, hidden=44, max_positions=64)
@@ -168,6 +176,92 @@ def test_a_model_whose_keys_depend_on_the_pass_is_not_guessed_for(nano: Engine) 
         assert backend.shares and backend.drafted == 0
     finally:
         rope.grows = False
+
+
+# -- through the worker: the question comes while the description's first tokens are computed ----
+
+class Desk:
+    """A worker around nano, and windows of the simulated world."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.engine, self._steps, self._patch = engine, engine.steps, monkeypatch
+        self.windows = [Selection(n, seen.stamp_ns + n, n, seen.chosen()) for n, seen in enumerate(
+            World(n).sample(parts=[Modality.IMAGE, Modality.DEPTH]) for n in range(2))]
+        self.described: list[Described] = []
+        self.trouble: list[str] = []
+        self.rounds: list[int] = []
+        self.worker = Worker(engine, frozenset(engine.modalities), kept=4,
+                             on_description=self.described.append,
+                             on_trouble=lambda kind, text: self.trouble.append(text))
+        self.worker.start()
+
+    def ask(self, *questions: Question, then: Callable[[int], None] = lambda count: None
+            ) -> list[Future[Reply]]:
+        """Ask while the newest window is being described, whose description is then there."""
+        asked: list[Future[Reply]] = []
+
+        def steps(work: Sequence[Any]) -> list[torch.Tensor]:
+            if not asked:
+                asked.extend(self.worker.ask(question) for question in questions)
+            self.rounds.append(len(work))
+            then(len(work))
+            return self._steps(work)
+        self._patch.setattr(self.engine, 'steps', steps)
+        self.worker.forget()
+        self.worker.describe = DescribeConfig(enabled=False)
+        self.worker.submit(self.windows[0])
+        self.worker.describe = DescribeConfig()
+        self.worker.submit(self.windows[1])
+        end_s = time.monotonic() + 20
+        while not (self.described or self.trouble) or not all(f.done() for f in asked):
+            assert time.monotonic() < end_s, 'waited in vain'
+            time.sleep(0.002)
+        return asked
+
+
+@pytest.fixture
+def desk(nano: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    made = Desk(nano, monkeypatch)
+    yield made
+    assert made.worker.stop()
+
+
+@pytest.mark.parametrize('shares', [True, False])
+def test_a_worker_says_beside_each_other_what_it_says_alone(
+        nano: Engine, desk: Desk, monkeypatch: pytest.MonkeyPatch, shares: bool) -> None:
+    deltas: list[str] = []
+    questions = [
+        Question('Describe the room.', on_delta=lambda delta, count: deltas.append(delta)),
+        Question('What is in front of you?', at_ns=desk.windows[0].end_ns),     # another window
+        Question('Is the way ahead free?', choices=('yes', 'no')),
+        Question('How far is the nearest thing?', modalities=frozenset({Modality.DEPTH}))]
+    plain = Answerer(nano, frozenset(nano.modalities))
+    alone = [plain.answer(desk.windows[not q.at_ns], replace(q, on_delta=None)) for q in questions]
+    words = plain.describe(desk.windows[1], DescribeConfig()).answer
+    monkeypatch.setattr(Engine, 'shares', shares)
+    found = [future.result(0) for future in desk.ask(*questions)]
+    assert [(r.error, r.answer.text, r.answer.tokens, r.finish_reason) for r in found] == \
+        [(r.error, r.answer.text, r.answer.tokens, r.finish_reason) for r in alone]
+    assert [list(r.selection.samples) for r in found if r.selection] == \
+        [list(r.selection.samples) for r in alone if r.selection]
+    assert ''.join(deltas) == found[0].answer.text and len(deltas) > 3
+    answer = desk.described[0].answer
+    assert (answer.text, answer.tokens) == (words.text, words.tokens)
+    assert answer.confidence == pytest.approx(words.confidence, rel=1e-4)
+    assert max(desk.rounds) == 1 + shares and not desk.trouble
+    assert desk.worker.report().interrupted == 1
+
+
+def test_what_fails_for_both_is_told_and_the_thread_goes_on(desk: Desk) -> None:
+    def broken(count: int) -> None:
+        if count > 1:
+            raise RuntimeError('out of memory')
+    reply = desk.ask(Question('Describe the room.'), then=broken)[0].result(0)
+    assert (reply.error, reply.error_msg) == ('MODEL_FAILED', 'out of memory')
+    assert len(desk.trouble) == 2 and not desk.described
+    desk.trouble.clear()
+    assert desk.ask(Question('Describe the room.'))[0].result(0).error == 'NONE'
+    assert desk.described and not desk.trouble
 
 
 # -- the guesses themselves -------------------------------------------------------------------
