@@ -107,7 +107,7 @@ def _spice_items(items: Sequence[Item], predictions: Sequence[Prediction],
     absent = [name for name in _MODELS if not (folder / 'lib' / name).is_file()]
     if absent:
         return (f'SPICE needs Stanford CoreNLP: found no {" and no ".join(absent)} in '
-                f'{folder / "lib"}; fetch it (about 400 MB) with {_FETCH}')
+                f'{folder / "lib"}; fetch it with {_FETCH}')
     texts, references = words_of(items, predictions)
     try:
         with _environment(tools):
@@ -115,7 +115,7 @@ def _spice_items(items: Sequence[Item], predictions: Sequence[Prediction],
             found = _scored(scorer, texts, references, range(len(items)))[1]
         scores = [float(each['All']['f']) for each in found]
     except _FAILURES as error:
-        return f'SPICE failed in Java (it was made for Java 8): {error!r}'
+        return f'SPICE failed in Java: {error!r}'
     return [0.0 if math.isnan(score) or not reply(prediction) else score
             for score, prediction in zip(scores, predictions)]
 
