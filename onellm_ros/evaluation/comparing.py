@@ -6,7 +6,7 @@ command.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -29,7 +29,6 @@ RESAMPLES = 10_000              # of a mean
 RESCORED = 400                  # of a score of the whole set, which each resample computes anew
 SLOW = ('meteor', 'spice', 'spider')        # start Java: not computed hundreds of times unasked
 SAME, BETTER, WORSE = 'same', 'better', 'worse'
-OnStep = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -101,6 +100,16 @@ class Comparison:
                 'level': LEVEL}
 
 
+def unit_key(task: Task, item: Item) -> str:
+    """Return what items are called together that are not independent of each other.
+
+    Of robot-world all that is asked in a world: many conditions ask the same questions again.
+    """
+    if task.name == 'robot-world':
+        return item.id.split('/')[1]
+    return evidence_key(item)
+
+
 def evidence_key(item: Item) -> str:
     """Return what an item's evidence is called: by its name, else by the files that it shows."""
     return item.evidence or '\n'.join(
@@ -108,15 +117,15 @@ def evidence_key(item: Item) -> str:
 
 
 def compare(task: Task, items: Sequence[Item], a: Sequence[Prediction], b: Sequence[Prediction],
-            *, name: str = '', tools: Tools | None = None, resamples: int = 0, seed: int = 0,
-            on_step: OnStep | None = None) -> Comparison:
+            *, name: str = '', tools: tuple[Tools, Tools] | None = None, resamples: int = 0,
+            seed: int = 0) -> Comparison:
     """Compare two models.
 
     :param items: of the task, as both were asked.
     :param a: replies of model A in the items' order; so are those of ``b``.
     :param name: of the metric that judges; empty: the task's main one.
+    :param tools: of the metrics, for A and for B (a judge's replies are kept by run).
     :param resamples: 0: ``RESAMPLES`` of a mean, ``RESCORED`` of what must be scored anew.
-    :param on_step: called after each metric and group.
     :raises ValueError: for replies to other items, no items, or a metric that the task has not.
     """
     if name and name not in task.metrics:
@@ -143,8 +152,8 @@ def compare(task: Task, items: Sequence[Item], a: Sequence[Prediction], b: Seque
             rows.append(Row(which, '', len(items), None, None,
                             why=f'starts Java for each resample: --metric {which} asks for it'))
             continue
-        rows += _metric_rows(which, items, a, b, names, chosen, tools or Tools(), resamples, seed,
-                             on_step)
+        rows += _Metric(task, which, items, (a, b), tools or (Tools(), Tools()), resamples,
+                        seed).rows(names, chosen)
     judged = next(row for row in rows if row.metric == judge and not row.group)
     same = sum((x.text, x.choice) != (y.text, y.choice) for x, y in zip(a, b, strict=True))
     broken = (sum(p.finish_reason == 'broken' for p in a),
@@ -152,33 +161,75 @@ def compare(task: Task, items: Sequence[Item], a: Sequence[Prediction], b: Seque
     return Comparison(tuple(rows), judged, same, broken)
 
 
-def _metric_rows(which: str, items: Sequence[Item], a: Sequence[Prediction],
-                 b: Sequence[Prediction], names: Sequence[str], groups: Sequence[Sequence[int]],
-                 tools: Tools, resamples: int, seed: int, on_step: OnStep | None) -> list[Row]:
-    """Return the rows of one metric; groups' p are corrected for their number."""
-    score = metric(which)
-    found = score(items, a, tools), score(items, b, tools)
-    if found[0].value is None or found[1].value is None:
-        return [Row(which, '', len(items), found[0].value, found[1].value,
-                    why=found[0].why or found[1].why)]
-    first, second = (np.asarray(s.items, dtype=np.float64) for s in found)
-    mean = len(first) == len(second) == len(items)
-    units = units_of([evidence_key(item) for item in items])
-    rows = []
-    for group, places in zip(names, groups, strict=True):
-        at = np.asarray(places)
-        if mean:
-            interval = paired_means(first[at], second[at], units[at], resamples or RESAMPLES, seed)
-            row = Row(which, group, len(at), float(first[at].mean()), float(second[at].mean()),
-                      interval, _rights(first[at], second[at]), interval.p)
-        else:
-            row = _rescored(which, group, [items[i] for i in places], [a[i] for i in places],
-                            [b[i] for i in places], tools, resamples or RESCORED, seed)
-        rows.append(row)
-        if on_step:
-            on_step()
-    corrected = holm([row.p for row in rows[1:]])
-    return rows[:1] + [replace(row, p=p) for row, p in zip(rows[1:], corrected, strict=True)]
+class _Metric:
+    """Compares by one metric."""
+
+    def __init__(self, task: Task, name: str, items: Sequence[Item],
+                 replies: tuple[Sequence[Prediction], Sequence[Prediction]],
+                 tools: tuple[Tools, Tools], resamples: int, seed: int) -> None:
+        self._name, self._items, self._replies = name, items, replies
+        self._score, self._tools = metric(name), tools
+        self._resamples, self._seed = resamples, seed
+        self._units = units_of([unit_key(task, item) for item in items])
+
+    def rows(self, names: Sequence[str], groups: Sequence[Sequence[int]]) -> list[Row]:
+        """Return the rows of all items and of groups; p of the latter as Holm corrects them.
+
+        :param groups: places of items, all of them first.
+        """
+        found = [self._score(self._items, given, tools)
+                 for given, tools in zip(self._replies, self._tools, strict=True)]
+        if any(score.value is None for score in found):
+            return [Row(self._name, '', len(self._items), found[0].value, found[1].value,
+                        why=found[0].why or found[1].why)]
+        a, b = (np.asarray(score.items, dtype=np.float64) for score in found)
+        mean = len(a) == len(b) == len(self._items)
+        made = []
+        for group, places in zip(names, groups, strict=True):
+            at = np.asarray(places)
+            made.append(self._of_means(group, a[at], b[at], self._units[at]) if mean else
+                        self._of_sets(group, places))
+        corrected = holm([row.p for row in made[1:]])
+        return made[:1] + [replace(row, p=p)
+                           for row, p in zip(made[1:], corrected, strict=True)]
+
+    def _of_means(self, group: str, a: np.ndarray, b: np.ndarray, units: np.ndarray) -> Row:
+        """Compare means of the items' scores."""
+        found = paired_means(a, b, units, self._resamples or RESAMPLES, self._seed)
+        return Row(self._name, group, len(a), float(a.mean()), float(b.mean()), found,
+                   _rights(a, b), found.p)
+
+    def _of_sets(self, group: str, places: Sequence[int]) -> Row:
+        """Compare a score of a whole set, by scoring resampled sets anew."""
+        items = [self._items[i] for i in places]
+        a, b = ([given[i] for i in places] for given in self._replies)
+        _, units = np.unique(self._units[np.asarray(places)], return_inverse=True)
+        differing = len({unit for unit, x, y in zip(units.tolist(), a, b, strict=True)
+                         if _said(x) != _said(y)})
+
+        def both(drawn: Sequence[int], copies: Sequence[int]) -> tuple[float, float]:
+            # what is drawn twice is another picture to a metric that gathers by pictures
+            asked = [_copy(items[i], copy) for i, copy in zip(drawn, copies, strict=True)]
+            values = []
+            for given, tools in zip((a, b), self._tools, strict=True):
+                told = [replace(given[i], id=item.id)
+                        for i, item in zip(drawn, asked, strict=True)]
+                value = self._score(asked, told, tools).value
+                values.append(0.0 if value is None else value)
+            return values[0], values[1]
+
+        whole = [self._score(items, given, tools)
+                 for given, tools in zip((a, b), self._tools, strict=True)]
+        first, second = (score.value for score in whole)
+        if first is None or second is None:
+            return Row(self._name, group, len(items), first, second,
+                       why=whole[0].why or whole[1].why)
+        found = paired_scores(both, units, differing, self._resamples or RESCORED, self._seed)
+        return Row(self._name, group, len(items), first, second, found, None, found.p)
+
+
+def _said(prediction: Prediction) -> tuple[str, int, tuple[float, ...]]:
+    return prediction.text, prediction.choice, prediction.probabilities
 
 
 def _rights(a: np.ndarray, b: np.ndarray) -> Rights | None:
@@ -189,34 +240,6 @@ def _rights(a: np.ndarray, b: np.ndarray) -> Rights | None:
     only = int((first & ~second).sum()), int((second & ~first).sum())
     return Rights(int((first & second).sum()), *only, int((~first & ~second).sum()),
                   mcnemar(*only))
-
-
-def _rescored(which: str, group: str, items: Sequence[Item], a: Sequence[Prediction],
-              b: Sequence[Prediction], tools: Tools, resamples: int, seed: int) -> Row:
-    """Compare a score of the whole set by scoring resampled sets anew."""
-    score = metric(which)
-    units = units_of([evidence_key(item) for item in items])
-    differing = len({unit for unit, x, y in zip(units.tolist(), a, b, strict=True)
-                     if (x.text, x.choice, x.probabilities) != (y.text, y.choice,
-                                                                y.probabilities)})
-
-    def both(places: Sequence[int], copies: Sequence[int]) -> tuple[float, float]:
-        # what is drawn twice is another picture to a metric that gathers by pictures
-        asked = [_copy(items[i], copy) for i, copy in zip(places, copies, strict=True)]
-        values = []
-        for given in (a, b):
-            told = [replace(given[i], id=item.id) for i, item in zip(places, asked, strict=True)]
-            value = score(asked, told, tools).value
-            values.append(0.0 if value is None else value)
-        return values[0], values[1]
-
-    whole = score(items, a, tools), score(items, b, tools)
-    if whole[0].value is None or whole[1].value is None:
-        return Row(which, group, len(items), whole[0].value, whole[1].value,
-                   why=whole[0].why or whole[1].why)
-    interval = paired_scores(both, units, differing, resamples, seed)
-    return Row(which, group, len(items), whole[0].value, whole[1].value, interval, None,
-               interval.p)
 
 
 def _copy(item: Item, copy: int) -> Item:
