@@ -140,7 +140,8 @@ class TorchBackend:
     def drafted(self) -> int:
         """How many tokens behind one are worth computing with it, if most are of use."""
         # With dynamic rotary positions a key depends on how far a pass reaches.
-        return LoopDecoder.drafted if self.shares and not self.model.llm.rope.grows else 0
+        loops = self._decoder
+        return loops.drafted if isinstance(loops, LoopDecoder) and not loops.llm.rope.grows else 0
 
     def step(self, ids: Sequence[int], cache: Cache) -> Tensor:
         """See :class:`Backend`."""

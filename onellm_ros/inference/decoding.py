@@ -48,7 +48,6 @@ class LoopDecoder:
     """
 
     shares = True           # two sequences cost little more than one
-    drafted = 6             # a further token costs a quarter of the first
 
     def __init__(self, llm: Llama) -> None:
         from onellm_ros.inference import kernels
@@ -58,6 +57,8 @@ class LoopDecoder:
         self._kernels: Any = kernels
         heads, shared = config.heads, config.kv_heads or config.heads
         hidden = swiglu_hidden(config.dim, config.multiple_of, config.hidden)
+        # A further token costs a third of the first, a fifth where the weights come from memory.
+        self.drafted = 4 if sum(p.numel() for p in llm.parameters()) < MOST_PARAMETERS else 7
         self._sizes = np.array([config.dim, heads, shared, config.head_size, hidden])
         self._widest = max(config.dim, heads * config.head_size, hidden)
         self._work = np.empty((5, MOST_TOKENS, self._widest), np.float32)
