@@ -69,10 +69,9 @@ def test_mmbench_counts_a_question_if_each_turn_is_right(
     items = read('mmbench', lay(tmp_path, FILES['mmbench']))
     predictions = [Prediction(item.id, text) for item, text in zip(items, replies)]
     assert metric('choice_letter')(items, predictions, Tools()).value == pytest.approx(letter)
-    assert task.tables is not None
-    table = task.tables(items, predictions)['Circular evaluation']
-    assert {name: row['accuracy'] for name, row in table.items()} == circular
-    assert table['all']['questions'] == 2
+    assert task.metrics[0] == 'choice_circular'
+    score = metric('choice_circular')(items, predictions, Tools())
+    assert {'all': score.value, **score.parts} == circular
 
 
 @pytest.mark.parametrize(('task', 'split', 'name', 'text'), [

@@ -13,6 +13,7 @@ _WHERE: dict[str, str] = {
     'exact_match': 'vqa:exact_match',           # GQA's
     'answer_accuracy': 'vqa:answer_accuracy',   # one answer, normalised
     'choice_letter': 'choice:choice_letter',    # the letter, or the choice, read from the text
+    'choice_circular': 'choice:choice_circular',    # in every turn of the choices: MMBench's
     'choice_likelihood': 'choice:choice_likelihood',
     'class_text': 'choice:class_text',          # the class that the text names
     'cider': 'captions:cider',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 import re
 
 from onellm_ros.evaluation.item import Item, Prediction
@@ -97,6 +98,25 @@ def _chosen(items: Sequence[Item], predictions: Sequence[Prediction],
 def choice_letter(items: Sequence[Item], predictions: Sequence[Prediction], tools: Tools) -> Score:
     """Score choices read from replies in percent, see :func:`read_choice`."""
     return _chosen(items, predictions, read_choice)
+
+
+def choice_circular(items: Sequence[Item], predictions: Sequence[Prediction],
+                    tools: Tools) -> Score:
+    """Score questions that come with their choices in each turn, in percent of the questions.
+
+    One counts if it is answered rightly in every turn, as MMBench defines it. The copies of a
+    question share ``facts['circle']``; an item without it is a question of its own.
+    """
+    single = choice_letter(items, predictions, tools)
+    if single.value is None:
+        return single
+    circles: dict[str, list[int]] = {}
+    for index, item in enumerate(items):
+        circles.setdefault(item.facts.get('circle', f'item {item.id}'), []).append(index)
+    firsts = [items[turns[0]] for turns in circles.values()]
+    found = mean(firsts, [min(single.items[index] for index in turns)
+                          for turns in circles.values()])
+    return replace(found, items=())         # of questions, not of items
 
 
 def class_text(items: Sequence[Item], predictions: Sequence[Prediction], tools: Tools) -> Score:

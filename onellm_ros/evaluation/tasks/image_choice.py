@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 import os
 from pathlib import Path
 
@@ -23,9 +23,8 @@ from onellm_ros.evaluation.annotations import (
     wanted,
 )
 from onellm_ros.evaluation.encoded import decoded_picture
-from onellm_ros.evaluation.item import AnnotationError, Item, Prediction
-from onellm_ros.evaluation.metrics import metric
-from onellm_ros.evaluation.task import Paper, Tables, Task, Tools
+from onellm_ros.evaluation.item import AnnotationError, Item
+from onellm_ros.evaluation.task import Paper, Task
 from onellm_ros.modality import Modality
 
 _IMAGE = (Modality.IMAGE,)
@@ -165,23 +164,6 @@ def _asked(row: Row, index: str, path: Path, split: str) -> Item:
                 {'circle': str(int(index) % _ROUND)}, source=row.source)
 
 
-def _circular(items: Sequence[Item], predictions: Sequence[Prediction]) -> Tables:
-    """Return MMBench's own figure: a question is right if it is with its choices in each turn."""
-    score = metric('choice_letter')(items, predictions, Tools())
-    turns: dict[str, list[float]] = {}
-    groups: dict[str, str] = {}
-    for item, value in zip(items, score.items):
-        turns.setdefault(item.facts['circle'], []).append(value)
-        groups.setdefault(item.facts['circle'], item.group)
-    rows: dict[str, list[float]] = {}
-    for circle, values in turns.items():
-        rows.setdefault('all', []).append(min(values))
-        rows.setdefault(groups[circle], []).append(min(values))
-    return {'Circular evaluation': {
-        name: {'accuracy': sum(found) / len(found), 'questions': len(found)}
-        for name, found in rows.items()}} if rows else {}
-
-
 def _seedbench(root: Path, split: str) -> Iterator[Item]:
     file = read_json(find_file(root, ('SEED-Bench.json',), 'seedbench'), 'seedbench')
     names = {}
@@ -228,7 +210,8 @@ also below MME_Benchmark/ or MME_Benchmark_release_version/.
 2,374 questions, two a picture, each with "Please answer yes or no." as published.""",
          Paper(9, {'mme': 1392.0}, 'LLaVA-1.5', {'mme': 1510.7}), max_tokens=16,
          facts={'score': 'the sum of the ten subtasks of perception, 2000 at most'}),
-    Task('mmbench', 'MMBench', _IMAGE, 'B', _METRICS, _mmbench, ('dev', 'test'), """\
+    Task('mmbench', 'MMBench', _IMAGE, 'B', ('choice_circular', *_METRICS), _mmbench,
+         ('dev', 'test'), """\
 From mmbench.opencompass.org.cn (or repository open-compass/MMBench), English:
   MMBench_DEV_EN.tsv, or mmbench_dev_20230712.tsv, which papers of 2023 used
 Layout:
@@ -236,10 +219,10 @@ Layout:
 The table holds the pictures; they are written to MMBench_DEV_EN_pictures/ beside it, or, where
 that cannot be written, below ~/.cache/onellm_ros/evaluation/. test (MMBench_TEST_EN.tsv) has no
 public answers.""",
-         Paper(10, {'choice_letter': 60.0}, 'LLaVA-1.5', {'choice_letter': 64.3}), letters=True,
-         max_tokens=16, tables=_circular,
+         Paper(10, {'choice_circular': 60.0}, 'LLaVA-1.5', {'choice_circular': 64.3}),
+         letters=True, max_tokens=16,
          facts={'circular': "the benchmark's own figure is circular: a question counts if it is "
-                            'answered rightly with its choices in each turn; the table holds '
+                            'answered rightly with its choices in each turn; the file holds '
                             'these copies, with indices that differ by multiples of 1,000,000'}),
     Task('seedbench', 'SEED-Bench', _IMAGE, 'B', _METRICS, _seedbench, ('image',), """\
 From the data set AILab-CVC/SEED-Bench on Hugging Face (first version):
