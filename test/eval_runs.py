@@ -45,17 +45,17 @@ def wrong_on(*places: int) -> Reply:
     return lambda item: '' if int(item.id[:3]) in places else item.answers[0]
 
 
-def write_run(folder: Path, data: Path, reply: Reply, *, task: str = 'gqa',
+def write_run(folder: Path, data: Path, reply: Reply, *, name: str = 'gqa',
               split: str = 'val_balanced', model: str = 'nano', weights: str = 'aaaa00000000',
               score: bool = True, **changes: Any) -> Path:
     """Write the run of an imagined model.
 
     :param reply: what it says to an item. :param changes: of ``run.json``, by its parts.
     """
-    benchmark = find_task(task)
+    benchmark = find_task(name)
     items = read_items(benchmark, data, split, benchmark.options)
     about = {
-        'task': {'name': task, 'version': benchmark.version, 'split': split,
+        'task': {'name': name, 'version': benchmark.version, 'split': split,
                  'options': dict(benchmark.options)},
         'items': {'count': len(items), 'limit': 0, 'digest': digest(items)},
         'model': {'name': model, 'weights': weights, 'quantize': 'none', 'dtype': 'float32',

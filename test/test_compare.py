@@ -244,11 +244,11 @@ def test_what_was_asked_otherwise_is_refused(data: Path, tmp_path: Path,
 
 def test_folders_of_several_tasks_are_compared_task_by_task(
         data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / 'other_questions.json').write_text(
+        (data / 'val_balanced_questions.json').read_text())
     for name, replies in (('a', wrong_on()), ('b', wrong_on(*range(8)))):
         write_run(tmp_path / name / 'gqa', data, replies)
         write_run(tmp_path / name / 'again', data, wrong_on(), task={'split': 'other'})
-    (data / 'other_questions.json').write_text(
-        (data / 'val_balanced_questions.json').read_text())
     try:
         assert _compare(tmp_path / 'a', tmp_path / 'b') == 3
         told = capsys.readouterr().out
@@ -257,6 +257,6 @@ def test_folders_of_several_tasks_are_compared_task_by_task(
         write_run(tmp_path / 'a' / 'third', data, wrong_on(), task={'split': 'third'},
                   score=False)
         assert _compare(tmp_path / 'a', tmp_path / 'b') == 2
-        assert 'found gqa other in' in capsys.readouterr().err
+        assert 'found gqa other, gqa third in' in capsys.readouterr().err
     finally:
         (data / 'other_questions.json').unlink()
