@@ -40,7 +40,7 @@ RUNTIME_STAMP := $(STAMPS)/runtime-$(RUNTIME)
 MSGS_STAMP := $(STAMPS)/msgs-$(call hash,$(PINS) $(MSGS) tools/build_msgs.sh tools/mend_wheels.py)
 PACKAGE_STAMP := $(STAMPS)/package-$(call hash,setup.py)-$(RUNTIME)
 TEST_STAMP := $(STAMPS)/test-$(call hash,$(PINS) requirements/test.txt requirements/train.txt \
-  requirements/onnx.txt)
+  requirements/onnx.txt requirements/quantize.txt)
 LOOPS_STAMP := $(STAMPS)/loops-$(call hash,$(sort $(wildcard onellm_ros/simulation/*.py)) onellm_ros/inference/kernels.py)-$(RUNTIME)
 # Replace the step's older stamps by the new one.
 stamp = @mkdir -p $(STAMPS) && rm -f $(STAMPS)/$(1)-* && touch $@
@@ -98,5 +98,6 @@ $(LOOPS_STAMP): $(PACKAGE_STAMP)
 
 $(TEST_STAMP): $(RUNTIME_STAMP)
 	@echo 'setup: installing the test tools'
-	@$(INSTALL) -r requirements/test.txt -r requirements/train.txt -r requirements/onnx.txt
+	@$(INSTALL) -r requirements/test.txt -r requirements/train.txt -r requirements/onnx.txt \
+	  -r requirements/quantize.txt
 	$(call stamp,test)

@@ -42,6 +42,7 @@ THIRD_PARTY: dict[str, tuple[str, str | None]] = {
     'soundfile': ('soundfile', 'python3-soundfile'),
     'tokenizers': ('tokenizers', None),
     'torch': ('torch', 'python3-torch'),
+    'torchao': ('torchao', None),
     'tqdm': ('tqdm', 'python3-tqdm'),
     'yaml': ('pyyaml', 'python3-yaml'),
 }
@@ -129,7 +130,7 @@ def test_entry_points_import(root: Path) -> None:
 
 
 def test_every_import_is_declared(root: Path) -> None:
-    files = ('runtime.txt', 'train.txt', 'ray.txt', 'onnx.txt', 'lmms.txt')
+    files = ('runtime.txt', 'train.txt', 'ray.txt', 'onnx.txt', 'lmms.txt', 'quantize.txt')
     wheels = {canonicalize_name(each.name) for file in files for each in requirements(root, file)}
     keys = dependencies(root)
     manifest_text = (root / 'package.xml').read_text(encoding='utf-8')
@@ -150,7 +151,7 @@ def test_pins_are_exact_and_locked(root: Path) -> None:
     locked = {(canonicalize_name(each.name), str(each.specifier))
               for each in requirements(root, 'constraints.txt')}
     for name in ('runtime.txt', 'build.txt', 'test.txt', 'train.txt', 'ray.txt', 'onnx.txt',
-                 'constraints.txt'):
+                 'quantize.txt', 'constraints.txt'):
         for each in requirements(root, name):
             exact = [part.operator for part in each.specifier] == ['==']
             assert exact, f'{name}: {each} is not pinned'
