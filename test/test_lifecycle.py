@@ -7,6 +7,7 @@ from dataclasses import replace
 import gc
 import json
 from pathlib import Path
+import re
 import signal
 import struct
 import subprocess
@@ -22,6 +23,7 @@ from onellm_ros.modality import Modality
 from onellm_ros.node_config import NodeConfig, WindowConfig
 from onellm_ros.perception import memory
 from onellm_ros.perception.pausing import PausingClock
+from onellm_ros.perception.results import model_text
 
 rclpy = pytest.importorskip('rclpy')
 pytest.importorskip('onellm_msgs.msg')
@@ -176,6 +178,17 @@ def test_a_model_that_does_not_fit_is_not_loaded(tmp_path: Path, benches: Make) 
     assert bench.node.set_parameters([Parameter('model', value='none')])[0].successful
     with pytest.raises(EngineError, match="'none' not found"):
         memory.check_memory(NodeConfig(model='none'))
+
+
+def test_weights_that_cannot_be_quantized_leave_the_node_as_it_was(benches: Make) -> None:  # noqa: F811, E501
+    bench = benches(device='cpu', quantize='fp8')
+    bench.node._loader = None
+    assert not bench.change(Transition.TRANSITION_CONFIGURE)
+    assert bench.node._state_machine.current_state[1] == 'unconfigured'
+    pytest.importorskip('torchao', reason='requirements/quantize.txt is not installed')
+    assert bench.node.set_parameters([Parameter('quantize', value='int8')])[0].successful
+    assert bench.change(Transition.TRANSITION_CONFIGURE)
+    assert re.fullmatch('nano@[0-9a-f]{8}[+]int8', model_text(bench.node._engine))
 
 
 def test_a_budget_is_kept(tmp_path: Path) -> None:
@@ -359,8 +372,8 @@ def test_what_can_change_while_the_node_runs_and_what_not(benches: Make) -> None
     def change(name: str, value: Any) -> Any:
         return bench.node.set_parameters([Parameter(name, value=value)])[0]
     bench.activate()
-    for name in ('window.length_s', 'window.kept_mb', 'model', 'threads', 'memory_mb'):
-        value = {'model': 'other'}.get(name, 3.0 if name.endswith('_s') else 3)
+    for name in ('window.length_s', 'window.kept_mb', 'model', 'quantize', 'threads', 'memory_mb'):
+        value = {'model': 'other', 'quantize': 'int8'}.get(name, 3.0 if name.endswith('_s') else 3)
         refused = change(name, value)
         assert not refused.successful and f'{name} is fixed while' in refused.reason
         why = 'windows' if name == 'window.length_s' else 'the model was loaded'
