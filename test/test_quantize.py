@@ -220,3 +220,21 @@ def test_layers_that_do_not_fit_int4_are_int8() -> None:
                         tied_embeddings=False))
     forms = {tuple(m.weight.shape): form for m, form in quantize._forms(llm, 'int4', True)}
     assert forms == {(64, 64): 'int4', (40, 64): 'int8', (64, 40): 'int8', (50, 64): 'int8'}
+    on_gpu = {tuple(m.weight.shape): form for m, form in quantize._forms(llm, 'fp8', False)}
+    assert on_gpu == {(64, 64): 'fp8'}          # the others stay as they are
+
+
+@pytest.mark.parametrize(('form', 'most'), [('int8', 0.01), ('fp8', 0.05)])
+def test_what_a_gpu_is_given_multiplies_alike(form: str, most: float,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_torchao()
+    from torchao.quantization import quant_api
+
+    monkeypatch.setattr(quant_api, '_check_hardware_support', lambda _: None)    # of the GPU
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(64, 32, bias=False).bfloat16().requires_grad_(False)
+    x = torch.randn(3, 64).bfloat16()
+    wanted = layer(x)
+    quantize._on_gpu(layer, form)
+    assert 0 < float((layer(x) - wanted).norm() / wanted.norm()) < most
+    assert quantize.tensor_bytes(layer.weight) == quantize._bytes(layer.weight, form, False)

@@ -6,8 +6,11 @@ exact: docs/performance.md says what it gives and what it costs.
 
 - ``int8``: a scale for each row. On a CPU by torch's kernel (``int8_rows.py``).
 - ``int4``: a scale and an offset for each 64 values of a row; layers whose sizes do not fit, and
-  the output layer, in int8.
+  on a CPU the output layer, in int8.
 - ``fp8``: values and what they are multiplied with, a scale for each row; on GPUs that have it.
+
+On a GPU torchao's own products compute, and the table of words stays as it is. There only the
+conversions and the product of fp8 have been checked, on a CPU.
 
 torchao is optional and is imported only where it is asked for.
 """
@@ -18,6 +21,7 @@ from collections.abc import Iterator
 import ctypes
 import importlib
 import logging
+import math
 from typing import Any
 import warnings
 
@@ -33,7 +37,8 @@ INSTALL = 'pip install -r requirements/quantize.txt -c requirements/constraints.
 GROUP = 64                  # values of a row that share a scale in int4
 BLOCK = 1 << 23             # values that are quantized to int8 at once
 _WORK = {'int8': 16, 'int4': 16, 'fp8': 16}     # bytes of intermediate values for each
-_INT4_ROWS = 16             # a multiple of these is what the kernels take
+_ROWS = 16                  # a multiple of these is what the kernels take
+_PADDED = 1024              # a row of int4 on a GPU is filled up to a multiple of these
 _CAPABILITY = {'int8': (8, 0), 'int4': (8, 0), 'fp8': (8, 9)}     # of a GPU: bfloat16, fp8
 
 
@@ -99,19 +104,21 @@ def _forms(llm: Llama, kind: str, on_cpu: bool) -> Iterator[tuple[nn.Module, str
     if last is None and on_cpu:
         last = llm.tok_embeddings
     for module in llm.modules():
-        if module is last:
-            yield module, 'int8' if kind == 'int4' and on_cpu else kind
+        if module is last and on_cpu:
+            yield module, 'int8'
         elif isinstance(module, nn.Linear):
             rows, columns = module.weight.shape
-            fits = rows % _INT4_ROWS == 0 and columns % GROUP == 0
-            yield module, 'int8' if kind == 'int4' and not fits else kind
+            fits = rows % _ROWS == 0 and columns % (GROUP if kind == 'int4' else _ROWS) == 0
+            if fits or on_cpu:
+                yield module, kind if fits else 'int8'
 
 
 def _bytes(weight: Tensor, form: str, on_cpu: bool) -> int:
     rows, columns = weight.shape
     if form == 'int4':
+        columns = columns if on_cpu else _PADDED * math.ceil(columns / _PADDED)
         return rows * columns // 2 + 4 * rows * (columns // GROUP)
-    return rows * columns + (2 if on_cpu else 5) * rows
+    return rows * columns + (4 if form == 'fp8' else 2 if on_cpu else 5) * rows
 
 
 def saved_bytes(llm: Llama, kind: str, on_cpu: bool) -> int:
