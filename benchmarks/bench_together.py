@@ -139,21 +139,26 @@ class Ways:
 
 
 def passes(report: Report, engine: Engine, repeats: int) -> None:
-    """Add what several tokens of one sequence cost in one pass."""
+    """Add what several tokens of one sequence cost in one pass, and what one costs plainly."""
     cache = engine.encode({}).cache.copy(100)
     engine.step(range(5, 35), cache)
-    begin, times = cache.length, {}
+    begin = cache.length
+    backend: Any = engine.backend
+    decoder, times = backend._decoder, {}
     counts = (1, 2, 4, 7)
     for _ in range(repeats + 1):
-        for count in counts:
+        for count in (*counts, 0):                      # 0: one, by PyTorch's products
+            backend._decoder = decoder if count else None
             started = time.process_time()
             for _ in range(8):
                 cache.length = begin
-                engine.steps([([9] * count, cache, count)])
+                engine.steps([([9] * (count or 1), cache, count or 1)])
             times.setdefault(count, []).append((time.process_time() - started) * 125)
+    backend._decoder = decoder
+    ours = {count: Timing(tuple(values[1:])) for count, values in times.items()}
+    report.add('a token by the loops, reference PyTorch', ours[1], ours[0], unit='ms CPU')
     for count in counts[1:]:
-        report.add(f'a pass of {count} tokens, reference 1', Timing(tuple(times[count][1:])),
-                   Timing(tuple(times[1][1:])), unit='ms CPU')
+        report.add(f'a pass of {count} tokens, reference 1', ours[count], ours[1], unit='ms CPU')
 
 
 def drive(seed: int, present: Sequence[Modality], count: int) -> Iterator[dict[Modality, Any]]:
@@ -227,7 +232,7 @@ def main() -> None:
         engine = random_engine(size_steps()[args.random], device, kind, args.threads)
     else:
         engine = Engine.load(args.model, args.device, threads=args.threads)
-    for question in QUESTIONS:
+    for question in QUESTIONS[:1] if args.random else QUESTIONS:
         together(report, engine, question, repeats, 48)
     if engine.drafts.most:
         passes(report, engine, repeats)
