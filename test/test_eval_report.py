@@ -25,6 +25,7 @@ from onellm_ros.evaluation.report_shown import pictures_of
 from onellm_ros.evaluation.report_tables import (
     Section,
     Told,
+    grid,
     models,
     read_sections,
     score_rows,
@@ -262,3 +263,11 @@ def test_a_model_that_was_not_asked_a_benchmark_has_a_dash(runs, tmp_path) -> No
     text, _ = document(read_sections([*runs, other]), {}, 'now')
     rows = [line for line in text.splitlines() if line.startswith('| 1 | GQA')]
     assert [row.count('–') for row in rows] == [1, 2]
+
+
+def test_a_table_of_a_task_keeps_its_digits() -> None:
+    columns, rows = grid({'a': {'accuracy': 93.04, 'n': 1200}, 'b': {'accuracy': 7.3, 'why': 'x'},
+                          'c': {'accuracy': None, 'error': 0.0389}})
+    assert columns == ['accuracy', 'n', 'why', 'error']
+    assert rows == [['a', '93.0', '1,200', '–', '–'], ['b', '7.3', '–', 'x', '–'],
+                    ['c', '–', '–', '–', '0.04']]

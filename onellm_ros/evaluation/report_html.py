@@ -16,6 +16,7 @@ from onellm_ros.evaluation.report_tables import (
     Section,
     best_text,
     facts,
+    grid,
     models,
     number,
     parts,
@@ -113,12 +114,15 @@ def _section(place: int, section: Section, found: Sequence[Example], why: str) -
            f'<p class="sub">{safe(section.name)} version {section.version}, {which}'
            f'{section.runs[0].result["counts"]["items"]:,} items'
            f'{safe(", " + counts if counts else "")}</p>']
-    rows = [_head(['metric', *names, 'OneLLM-7B', 'best other'], len(names) + 2)]
+    told_by = ['OneLLM-7B', 'best other'] if section.paper else []
+    rows = [_head(['metric', *names, *told_by], len(names) + len(told_by))]
     for i, row in enumerate(score_rows(section)):
-        rows.append(_row([
-            f'<td>{safe(row.metric)}</td>', *(_score(row, j, i == 0) for j in range(len(names))),
-            f'<td class="n">{number(row.paper, 1)}</td>',
-            f'<td class="n">{safe(best_text(row))}</td>']))
+        cells = [f'<td>{safe(row.metric)}</td>',
+                 *(_score(row, j, i == 0) for j in range(len(names)))]
+        if told_by:
+            cells += [f'<td class="n">{number(row.paper, 1)}</td>',
+                      f'<td class="n">{safe(best_text(row))}</td>']
+        rows.append(_row(cells))
     out += [_table(rows), *_parts(section, names), *_tables(section)]
     if found:
         out.append('<h3>Examples</h3><div class="cards">'
@@ -154,22 +158,16 @@ def _tables(section: Section) -> list[str]:
         whose = f' of {told.label}' if len(section.runs) > 1 else ''
         inner = []
         for title, table in found.items():
-            columns = list(dict.fromkeys(name for row in table.values() for name in row))
+            columns, figures = grid(table)
             rows = [_head(['', *columns], len(columns))]
-            rows += [_row([f'<td>{safe(name)}</td>',
-                           *(f'<td class="n">{_figure(row.get(column))}</td>'
-                             for column in columns)]) for name, row in table.items()]
+            rows += [_row([f'<td>{safe(name)}</td>', *(f'<td class="n">{safe(cell)}</td>'
+                                                       for cell in cells)])
+                     for name, *cells in figures]
             inner.append(f'<h3>{safe(title)}</h3>{_table(rows)}')
         if inner:
             out.append(f'<details><summary>Further figures{safe(whose)} ({len(inner)} tables)'
                        f'</summary>{"".join(inner)}</details>')
     return out
-
-
-def _figure(value: Any) -> str:
-    if isinstance(value, float):
-        return number(value, 2 if abs(value) < 10 else 1)
-    return number(value) if value is None or isinstance(value, int) else safe(value)
 
 
 # ---- examples -----------------------------------------------------------------------------------

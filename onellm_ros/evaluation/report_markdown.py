@@ -14,6 +14,7 @@ from onellm_ros.evaluation.report_tables import (
     Section,
     best_text,
     facts,
+    grid,
     models,
     number,
     parts,
@@ -99,21 +100,13 @@ def _section(section: Section) -> list[str]:
         found: Mapping[str, Any] = told.result.get('tables') or {}
         whose = f' ({plain(told.label)})' if len(names) > 1 else ''
         for title, table in found.items():
-            columns = list(dict.fromkeys(name for row in table.values() for name in row))
-            out += ['', *_table(
-                [plain(title) + whose, *map(plain, columns)],
-                [[plain(name), *(_figure(row.get(column)) for column in columns)]
-                 for name, row in table.items()], 1)]
+            columns, figures = grid(table)
+            out += ['', *_table([plain(title) + whose, *map(plain, columns)],
+                                [[plain(cell) for cell in row] for row in figures], 1)]
     for told in section.runs:
         out += ['', f'How {plain(told.label)} was asked:', '',
                 *(f'- {plain(key)}: {plain(text)}' for key, text in facts(told).items())]
     return [*out, '']
-
-
-def _figure(value: Any) -> str:
-    if isinstance(value, float):
-        return number(value, 2 if abs(value) < 10 else 1)
-    return number(value) if value is None or isinstance(value, int) else plain(value)
 
 
 def _example(one: Example, name: str, folder: str, pictures: dict[str, bytes]) -> list[str]:

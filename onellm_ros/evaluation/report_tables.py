@@ -15,7 +15,6 @@ from typing import Any
 from onellm_ros.evaluation.item import Item, Prediction
 from onellm_ros.evaluation.predictions import PredictionError
 from onellm_ros.evaluation.runs import (
-    ABOUT,
     RESULT,
     SCORES,
     RunError,
@@ -241,13 +240,22 @@ def number(value: float | int | None, digits: int = 2) -> str:
     return f'{value:,.{digits}f}'
 
 
+def grid(table: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return a task's table as texts: its columns, and rows that begin with their name.
+
+    Figures of a column have as many digits as each other.
+    """
+    columns = list(dict.fromkeys(name for row in table.values() for name in row))
+    texts = []
+    for column in columns:
+        values = [row.get(column) for row in table.values()]
+        large = any(isinstance(v, float) and abs(v) >= 10 for v in values)
+        texts.append([v if isinstance(v, str) else number(v, 1 if large else 2) for v in values])
+    return columns, [[name, *cells] for name, *cells in zip(table, *texts, strict=True)]
+
+
 def best_text(row: ScoreRow) -> str:
     """Return the best other model of the paper and its score; empty: the paper names none."""
     if row.best is None:
         return ''
     return f'{row.best_name} {row.best:g}' + (' (fine-tuned)' if row.fine_tuned else '')
-
-
-def about(folder: Path) -> Mapping[str, Any]:
-    """Return what ``run.json`` of a run holds."""
-    return read_json_file(folder / ABOUT)
