@@ -23,6 +23,7 @@ from onellm_ros.config import NANO, LlmConfig, ModelConfig
 from onellm_ros.evaluation.robot_world import engine_answerer, evaluate
 from onellm_ros.inference import quantize
 from onellm_ros.inference.engine import Engine
+from onellm_ros.inference.locate import EngineError
 
 CPU = torch.device('cpu')
 # Only the language model is of the size: encoder and projection are nano's.
@@ -152,7 +153,10 @@ def main() -> None:
     args = parser.parse_args()
     sizes = (args.sizes or ('nano,300m' if args.quick else 'nano,300m,1b')).split(',')
     clock = time.process_time if args.threads == 1 else time.perf_counter
-    quantize.check('int8', CPU)
+    try:
+        quantize.check('int8', CPU)
+    except EngineError as error:
+        raise SystemExit(f'bench_quantize: {error}') from None
     report = Report(f'Quantized weights, {args.threads} threads, '
                     f'{"CPU" if args.threads == 1 else "wall"} time', 'torch', 'torchao')
     forms = FORMS[1:] if args.quick else FORMS + TORCHAO
