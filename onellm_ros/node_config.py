@@ -136,8 +136,8 @@ class DescribeConfig:
         0.0, 'Rest from the end of one description to the start of the next, seconds, so that '
         'others get the processor.', low=0.0, high=3600.0, live=True)
     preempt: bool = _setting(
-        True, 'A question ends the description in the making, whose window is then described '
-        'anew, or skipped for a newer one; never two descriptions in a row.', live=True)
+        True, 'A question joins the description in the making at its next token, or has it wait '
+        'where the model computes one at a time; false: it waits for its end.', live=True)
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def test_the_weights_are_those_that_are_loaded(tmp_path: Path, stored: Any) -> N
         cache = model.llm.new_cache(1, SMALL.llm.max_positions)
         full = (cache.keys.numel() + cache.values.numel()) * kind.itemsize
         slots = 2 * full if kind == torch.bfloat16 else 0       # a GPU's: see inference/graphs.py
-        assert full + slots < need.cache < 2 * full + slots
+        assert 2 * full + slots < need.cache < 3 * full + slots    # a description and an answer
         assert bool(need.loading) == (stored == torch.int8 and kind == torch.bfloat16)
 
 

@@ -42,7 +42,8 @@ class Need:
     """Bytes that a model takes.
 
     :param weights: in the type that is computed with.
-    :param cache: keys and values of the windows kept encoded and of one answer of full length.
+    :param cache: keys and values of the windows kept encoded, and of a description and an answer
+        of full length.
     :param activations: the largest intermediate values.
     :param windows: the samples of the windows kept for questions; always in the host's memory.
     :param loading: more than the weights while they are read, in the host's memory.
@@ -165,7 +166,7 @@ def _cache_bytes(config: ModelConfig, value: int, slots: bool) -> int:
     if slots:                   # answers are decoded in buffers that stay where they are
         from onellm_ros.inference.graphs import LONGEST, SLOTS
         fixed = SLOTS * min(llm.max_positions, LONGEST)
-    return position * (_PREFIXES * prefix + llm.max_positions + fixed)
+    return position * (_PREFIXES * prefix + 2 * llm.max_positions + fixed)
 
 
 def _activation_bytes(config: ModelConfig, value: int) -> int:
