@@ -130,7 +130,8 @@ def test_entry_points_import(root: Path) -> None:
 
 
 def test_every_import_is_declared(root: Path) -> None:
-    files = ('runtime.txt', 'train.txt', 'ray.txt', 'onnx.txt', 'lmms.txt', 'quantize.txt')
+    files = ('runtime.txt', 'train.txt', 'ray.txt', 'onnx.txt', 'lmms.txt', 'quantize.txt',
+             'eval.txt')
     wheels = {canonicalize_name(each.name) for file in files for each in requirements(root, file)}
     keys = dependencies(root)
     manifest_text = (root / 'package.xml').read_text(encoding='utf-8')
@@ -151,7 +152,7 @@ def test_pins_are_exact_and_locked(root: Path) -> None:
     locked = {(canonicalize_name(each.name), str(each.specifier))
               for each in requirements(root, 'constraints.txt')}
     for name in ('runtime.txt', 'build.txt', 'test.txt', 'train.txt', 'ray.txt', 'onnx.txt',
-                 'quantize.txt', 'constraints.txt'):
+                 'quantize.txt', 'eval.txt', 'constraints.txt'):
         for each in requirements(root, name):
             exact = [part.operator for part in each.specifier] == ['==']
             assert exact, f'{name}: {each} is not pinned'

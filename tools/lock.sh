@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/../requirements"
 {
   echo '# Every package that the requirement files pull in, at one version. Made by tools/lock.sh.'
-  cat runtime.txt build.txt test.txt train.txt ray.txt onnx.txt quantize.txt \
+  cat runtime.txt build.txt test.txt train.txt ray.txt onnx.txt quantize.txt eval.txt \
     | uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate \
         --no-emit-index-url --no-emit-find-links - \
     | grep -vE "sys_platform == '(win32|emscripten)'"
