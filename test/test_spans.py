@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+import struct
 
 import numpy as np
 from PIL import Image
@@ -17,7 +18,12 @@ from onellm_ros.datasets.signals import read_signal, sound_start
 from onellm_ros.files import FileError, read_video
 from onellm_ros.files.recordings import SilentError, has_sound, read_track
 from onellm_ros.modality import Modality
-from onellm_ros.preprocess import depth_tensor, normal_tensor, normals_from_depth
+from onellm_ros.preprocess import (
+    PreprocessError,
+    depth_tensor,
+    normal_tensor,
+    normals_from_depth,
+)
 
 KINDS = {'mp4': ('mpeg4', 'aac'), 'mkv': ('mpeg4', 'pcm_s16le'), 'avi': ('mpeg4', 'pcm_s16le')}
 
@@ -58,10 +64,43 @@ def test_spans_of_sound_and_video_belong_together(film):
         assert [round(f.stamp_ns / 1e8) for f in frames] == [40, 41, 42, 43, 44]
     frames = read_video(film, 3, (0.0, 100.0))
     assert np.allclose([f.data.mean() for f in frames], [0, 5 * 40, 5 * 29], atol=4)
-    with pytest.raises(FileError, match=r'no frame from 9 to 10 s, expected some; its last one'):
+    with pytest.raises(FileError, match=r'no frame from 9 to 10 s, .*; the file lasts 8'):
         read_video(film, 3, (9.0, 10.0))
     with pytest.raises(SilentError, match='no sound from 9 s on'):
         read_track(film, (9.0, 10.0))
+
+
+def test_a_span_between_frames_shows_the_one_before(film, tmp_path):
+    (frame,) = read_video(film, 4, (3.01, 3.05))            # as in slides, or a frame a second
+    assert abs(frame.data.mean() - 5 * 30) < 6
+    (frame,) = read_video(film, 4, (8.3, 9.3))              # annotated of a longer copy
+    assert abs(frame.data.mean() - 5 * 29) < 6              # frame 79, grey 395 - 250
+    if film.suffix == '.mkv':                               # what is lost is not what lasts
+        whole = film.read_bytes()
+        (tmp_path / 'cut.mkv').write_bytes(whole[:len(whole) // 2])
+        with pytest.raises(FileError, match=r'cut.mkv: found no frame from 6.01 to 6.05 s'):
+            read_video(tmp_path / 'cut.mkv', 4, (6.01, 6.05))
+
+
+def test_videos_are_turned_upright(tmp_path):
+    import av
+
+    path = tmp_path / 'a.mp4'
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('mpeg4', rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
+        lying = np.zeros((48, 64, 3), np.uint8)
+        lying[:, :32] = 255                                 # held upright, this half is above
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(lying, format='rgb24')))
+        container.mux(stream.encode())
+    content = bytearray(path.read_bytes())
+    at = content.find(b'tkhd') + 44                         # the track's matrix: a quarter turn
+    content[at:at + 36] = struct.pack('>9i', 0, 1 << 16, 0, -1 << 16, 0, 0, 48 << 16, 0, 1 << 30)
+    path.write_bytes(content)
+    for frame in (*read_video(path, 2), *read_video(path, 2, (0.0, 0.5))):
+        assert frame.data.shape == (64, 48, 3) and frame.data.flags.c_contiguous
+        assert frame.data[:28].mean() > 250 and frame.data[36:].mean() < 5
 
 
 def test_a_track_that_starts_late_is_silent_before(tmp_path):
@@ -112,6 +151,9 @@ def test_spans_of_sound_files(tmp_path):
     assert len(sound_start(path, 9.0, (3.0, 3.5)).data) in (RATE // 2, RATE // 2 + 1)
     with pytest.raises(FileError, match='no sound from 4.5 s on, expected some; the file lasts 4'):
         sound_start(path, 1.0, (4.5, 5.0))
+    soundfile.write(path, tone(0.01), RATE)
+    with pytest.raises(PreprocessError, match=r'a.flac: audio: found 10.00 ms, expected at least'):
+        read_signal(Modality.AUDIO, Signal(path), NANO)
 
 
 def test_depth_as_sun_rgbd_stores_it_and_normals_of_depth(tmp_path):
@@ -133,3 +175,6 @@ def test_depth_as_sun_rgbd_stores_it_and_normals_of_depth(tmp_path):
     np.save(tmp_path / 'm.npy', millimetres / 1e3)
     with pytest.raises(FileError, match='no 16-bit ones'):
         read_depth_signal(DepthSignal(tmp_path / 'm.npy', rotated=True))
+    Image.fromarray(np.full((60, 80), 200, np.uint8)).save(tmp_path / 'b.png')
+    with pytest.raises(FileError, match='b.png: found no number above 200, expected a 16-bit'):
+        read_depth_signal(DepthSignal(tmp_path / 'b.png', rotated=True))

@@ -41,6 +41,9 @@ def read_depth_signal(signal: DepthSignal) -> Sample:
     if float(stored.max()) > 65535 or (stored != np.round(stored)).any():
         raise FileError(f'{signal.path}: found numbers that are no 16-bit ones, expected a 16-bit '
                         'picture as SUN RGB-D has them')
+    if 0 < float(stored.max()) < 256:
+        raise FileError(f'{signal.path}: found no number above {stored.max():g}, expected a '
+                        '16-bit picture as SUN RGB-D has them; is it one of 8 bits, rendered?')
     bits = stored.astype(np.uint16)
     millimetres = (bits >> 3) | (bits << 13)
     metres = np.where(millimetres > 0, millimetres, np.nan).astype(np.float32) / np.float32(1e3)

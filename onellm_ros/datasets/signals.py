@@ -63,7 +63,10 @@ def read_signal(modality: Modality, signal: Signal, config: ModelConfig) -> Tens
     :raises FileError: for a file that cannot be read.
     :raises PreprocessError: for data that cannot become an input.
     """
-    tensor = _READERS[modality](signal, config)
+    try:
+        tensor = _READERS[modality](signal, config)
+    except PreprocessError as error:                        # knows no files
+        raise type(error)(f'{signal.path}: {error}') from None
     if not bool((tensor.abs() < _LARGEST).all()):           # NaN is not, either
         raise PreprocessError(
             f'{signal.path}: found an input of up to {float(tensor.abs().max()):g}, expected '

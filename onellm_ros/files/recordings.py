@@ -16,6 +16,7 @@ _EARLY_S = 1.0              # before a span's start, where its decoding begins: 
 _LOST_S = 0.5               # sound that ends this much before the file says is cut short
 _MICRO = 1e-6               # seconds of a container's unit of time
 _RATE = 25.0                # frames a second of a video that does not say
+_LATE_S = 0.5               # a span that begins this little behind the end shows the last frame
 
 
 class SilentError(FileError):
@@ -144,8 +145,11 @@ def read_video(path: str | Path, frames: int, window_s: tuple[float, float] | No
                ) -> list[Sample]:
     """Read frames that are evenly spread over a video file (mp4, mkv, webm, avi, gif ...).
 
+    They are turned upright where the file says how it was held, as telephones note it.
+
     :param frames: how many; a shorter video gives fewer.
-    :param window_s: (start, end): only a span, seconds from the file's start.
+    :param window_s: (start, end): only a span, seconds from the file's start. One between two
+        frames, or up to half a second behind the end, shows the frame before it.
     :returns: video samples in time order, uint8 [H, W, 3] RGB; stamps count from the file's start.
     :raises FileError: if it cannot be read or holds no picture (in the span).
     """
@@ -219,28 +223,36 @@ def _frame_times(av: Any, path: str | Path, window_s: tuple[float, float] | None
         zero = (container.start_time or 0) * _MICRO if window_s is not None else 0.0
         if start > _SEEK_S:
             container.seek(round((start + zero) / unit), stream=stream)
+        length = 0.0                                    # of what the file really holds
         times: list[int | None] = []
         for packet in container.demux(stream):
             if packet.dts is not None and packet.dts * unit - zero >= end:
+                length = end                            # at least: it goes on behind the span
                 break                                   # a frame is shown after it is decoded
             if packet.size > 0:
                 times.append(packet.pts)
+                shown = (packet.pts or 0) + (packet.duration or 0)
+                length = max(length, shown * unit - zero)
     known = sorted(time for time in times if time is not None)
     if known and len(known) == len(times):
         if window_s is None:
             return known, known[0], True
-        kept = [time for time in known if start - _MICRO <= time * unit - zero < end]
-        first, timed, last = round(zero / unit), True, known[-1] * unit - zero
+        first, timed, seconds = round(zero / unit), True, [t * unit - zero for t in known]
     else:
         with av.open(str(path)) as container:
             stream = _video_stream(container, path)
             rate = float(stream.average_rate or stream.guessed_rate or _RATE)
-            count = sum(1 for _ in container.decode(stream))
-        kept = [number for number in range(count) if start <= number / rate < end]
-        first, timed, last = 0, False, (count - 1) / rate
+            known = list(range(sum(1 for _ in container.decode(stream))))
+        first, timed, seconds = 0, False, [number / rate for number in known]
+        length = len(known) / rate
+    kept = [time for time, at in zip(known, seconds) if start - _MICRO <= at < end]
+    before = [time for time, at in zip(known, seconds) if at < start]
+    if not kept and before and start <= length + _LATE_S:
+        kept = before[-1:]                              # still to be seen when the span begins
     if not kept and window_s is not None:
-        raise FileError(f'{path}: found no frame from {start:g} to {end:g} s, expected some; its '
-                        f'last one is at {last:.3f} s')
+        told = f'the file lasts {length:.3f} s' if known else 'it holds none'
+        raise FileError(f'{path}: found no frame from {start:g} to {end:g} s, expected some; '
+                        f'{told}')
     return kept, first, timed
 
 
@@ -258,7 +270,7 @@ def _decode(av: Any, path: str | Path, times: list[int], count: int, timed: bool
         frames = container.decode(stream)
         if not timed:
             wanted = set(targets)
-            return [Sample(number, frame.to_ndarray(format='rgb24'))
+            return [Sample(number, _upright(frame))
                     for number, frame in enumerate(frames) if number in wanted]
         unit, position = float(stream.time_base or 0.0), first
         for target in targets:
@@ -270,8 +282,15 @@ def _decode(av: Any, path: str | Path, times: list[int], count: int, timed: bool
                 break
             position = frame.pts
             stamp = round((frame.pts - first) * unit * 1e9)
-            out.append(Sample(stamp, frame.to_ndarray(format='rgb24')))
+            out.append(Sample(stamp, _upright(frame)))
     return out
+
+
+def _upright(frame: Any) -> np.ndarray:
+    """Return a decoded frame as uint8 [H, W, 3] RGB, turned as its file says."""
+    rgb: np.ndarray = frame.to_ndarray(format='rgb24')
+    turns = round(getattr(frame, 'rotation', 0) / 90) % 4       # PyAV before 13 does not tell
+    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb
 
 
 def _next_from(av: Any, frames: Any, target: int) -> Any:
