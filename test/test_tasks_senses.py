@@ -65,9 +65,13 @@ def test_splits_of_sun_rgbd_are_those_of_its_toolbox(tmp_path):
     cells[0] = [f'/n/fs/sun3d/data/{PLACE}', f'/n/fs/sun3d/data/{PLACE[:-1]}2']
     savemat(home / 'allsplit.mat', {'alltest': cells, 'alltrain': cells})
     assert [item.id for item in read('sunrgbd-depth', case, tmp_path)] == [PLACE[8:]]
-    (home / 'allsplit.mat').write_bytes(b'no mat')
-    with pytest.raises(AnnotationError, match='allsplit.mat: found no alltest that is understood'):
-        read('sunrgbd-depth', case, tmp_path)
+    savemat(home / 'allsplit.mat', {'alltest': cells}, do_compression=True)
+    whole = (home / 'allsplit.mat').read_bytes()
+    for damaged in (b'no mat', whole[:90], whole[:126], whole[:-40],
+                    whole[:200] + b'damaged' + whole[207:]):
+        (home / 'allsplit.mat').write_bytes(damaged)
+        with pytest.raises(AnnotationError, match='mat: found no alltest that is understood'):
+            read('sunrgbd-depth', case, tmp_path)
 
 
 PROMPTS = {
@@ -92,6 +96,38 @@ def test_prompts_are_the_papers(name, tmp_path):
     task = find_task(name.split()[0])
     item = read(name, CASES[name], laid(CASES[name], tmp_path))[0]
     assert item_prompt(task, item) == PROMPTS[name] and task.form in FORMS
+
+
+def signal_of(name: str, root) -> str:
+    (signal,) = read(name, CASES[name], root)[0].signals.values()
+    return str(signal.path.relative_to(root))
+
+
+def test_files_as_they_come(tmp_path):
+    """Suffixes in upper case, other formats, paths of the authors' machine."""
+    for name, wanted, found in (
+            ('msvd-qa', 'YouTubeClips/0lh_UWF9ZP4_157_160.avi', '0lh_UWF9ZP4_157_160.AVI'),
+            ('vatex coco', 'test/xyz_000003_000013.mp4', 'test/xyz_000003_000013.WEBM'),
+            ('clotho-caption', 'evaluation/Santa Motor.wav', 'evaluation/Santa Motor.flac'),
+            ('clotho-aqa', 'audio_files/fly.wav', 'audio/fly.WAV'),
+            ('nsd-fmri', 'data/test/s0.npy', 'test/s0.npy')):
+        root = laid(CASES[name], tmp_path / name)
+        for there in CASES[name].there:
+            (root / there).unlink()
+        assert signal_of(name, root) == wanted              # told as missing
+        (root / found).parent.mkdir(parents=True, exist_ok=True)
+        (root / found).touch()
+        assert signal_of(name, root) == found
+
+
+def test_lists_that_windows_wrote(tmp_path):
+    for name, file in (('msvd-qa', 'youtube_mapping.txt'), ('nyuv2-depth', 'test.txt'),
+                       ('nyuv2-depth', 'test/scene_class/0000.txt'), ('nextqa', 'test.csv')):
+        path = laid(CASES[name], tmp_path / name) / file
+        expected = [item.id for item in read(name, CASES[name], tmp_path / name)]
+        text = path.read_text(encoding='utf-8')
+        path.write_bytes(b'\xef\xbb\xbf' + (text + '\n\n').replace('\n', '\r\n').encode())
+        assert [item.id for item in read(name, CASES[name], tmp_path / name)] == expected
 
 
 def test_policies(tmp_path):

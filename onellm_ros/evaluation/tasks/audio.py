@@ -12,14 +12,13 @@ from onellm_ros.evaluation.annotations import (
     find_file,
     new_id,
     optional,
-    picture,
     read_json,
     read_table,
     wanted,
 )
 from onellm_ros.evaluation.item import Item
 from onellm_ros.evaluation.task import Paper, Task
-from onellm_ros.evaluation.tasks.media import SOUNDS, captioned, named
+from onellm_ros.evaluation.tasks.media import SOUNDS, captioned, named, recording
 from onellm_ros.modality import Modality
 
 _AUDIO = (Modality.AUDIO,)
@@ -40,7 +39,7 @@ def _clotho(root: Path, split: str) -> Iterator[Item]:
     seen: dict[str, int] = {}
     for row in read_table(file, ',', ('file_name', *_CAPTIONS), task='clotho-caption'):
         sound = new_id(seen, row, wanted(row, 'file_name', str))
-        path = picture(root, [f'{folder}/{sound}' for folder in folders])
+        path = recording(root, folders, sound, SOUNDS)
         yield Item(sound, signals={Modality.AUDIO: Signal(path)},
                    answers=tuple(wanted(row, key, str) for key in _CAPTIONS), source=row.source)
 
@@ -67,7 +66,7 @@ def _clotho_aqa(root: Path, split: str, agreement: str = 'majority') -> Iterator
         numbers[sound] += 1
         if agreement == 'unanimous' and len(set(given)) > 1:
             continue
-        path = picture(root, (f'audio_files/{sound}', f'audio/{sound}', sound))
+        path = recording(root, ('audio_files', 'audio', ''), sound, SOUNDS)
         yield Item(f'{sound}_{number}', question, {Modality.AUDIO: Signal(path)},
                    tuple(given),
                    group='yes or no' if set(given) <= {'yes', 'no'} else 'a word',

@@ -14,7 +14,7 @@ from onellm_ros.files import FileError
 from onellm_ros.files.recordings import has_sound
 from onellm_ros.modality import Modality
 
-VIDEOS = ('.mp4', '.avi', '.mkv', '.webm', '.mov', '.MP4')
+VIDEOS = ('.mp4', '.avi', '.mkv', '.webm', '.mov')      # or in upper case
 SOUNDS = ('.wav', '.flac', '.mp3', '.ogg', '.m4a')
 SOUND_FOLDERS = ('audios', 'audio')
 LEAST_S = 1.0                   # of a span: some that are annotated have no length
@@ -27,8 +27,21 @@ def media(root: Path, folders: Sequence[str], stem: str, suffixes: Sequence[str]
 
     :param folders: below ``root``; empty: itself. :param stem: may hold folders.
     """
+    spelt = [*suffixes, *(suffix.upper() for suffix in suffixes)]
     return picture(root, [str(Path(folder, stem + suffix))
-                          for folder in folders for suffix in suffixes])
+                          for folder in folders for suffix in spelt])
+
+
+def recording(root: Path, folders: Sequence[str], name: str, suffixes: Sequence[str]) -> Path:
+    """Return the file of a name, or the same in another format or spelling of its suffix.
+
+    :param name: of a file; where none exists, that of the first folder is returned.
+    """
+    found = picture(root, [str(Path(folder, name)) for folder in folders])
+    if not found.is_file() and Path(name).suffix.lower() in suffixes:
+        other = media(root, folders, str(Path(name).with_suffix('')), suffixes)
+        return other if other.is_file() else found
+    return found
 
 
 def clip(root: Path, folders: Sequence[str], name: str, suffixes: Sequence[str] = VIDEOS
@@ -59,8 +72,8 @@ def named(root: Path, folders: Sequence[str], entry: Captioned, suffixes: Sequen
     Without ``file_name`` the id is its stem.
     """
     name = entry.name or entry.id
-    if Path(name).suffix in suffixes:
-        found = picture(root, [str(Path(folder, name)) for folder in folders])
+    if Path(name).suffix.lower() in suffixes:
+        found = recording(root, folders, name, suffixes)
         if found.is_file():
             return Signal(found)
         name = str(Path(name).with_suffix(''))

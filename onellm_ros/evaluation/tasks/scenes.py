@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 import math
 from pathlib import Path
+import zlib
 
 from onellm_ros.datasets.depths import DepthSignal, Intrinsics
 from onellm_ros.datasets.rows import Signal
@@ -32,10 +33,10 @@ SUN_CLASSES = ('bathroom', 'bedroom', 'classroom', 'computer room', 'conference 
                'rest space', 'study space')
 # What else NYUv2's 27 kinds of scenes are called: its tenth class.
 _NYU_OTHERS = frozenset((
-    'basement', 'cafe', 'computer lab', 'conference room', 'dinette', 'excercise room', 'foyer',
-    'furniture store', 'home storage', 'indoor balcony', 'laundry room', 'office kitchen',
-    'playroom', 'printer room', 'reception room', 'student lounge', 'study', 'study room',
-    'others'))
+    'basement', 'cafe', 'computer lab', 'conference room', 'dinette', 'excercise room',
+    'exercise room', 'foyer', 'furniture store', 'home storage', 'indoor balcony', 'laundry room',
+    'office kitchen', 'playroom', 'printer room', 'reception room', 'student lounge', 'study',
+    'study room', 'others'))
 # Of the colour camera of NYUv2's toolbox, in which its labelled depth is seen, pixels.
 NYU_INTRINSICS: Intrinsics = (518.85790, 519.46961, 325.58245, 253.73617)
 _PICTURES = ('.jpg', '.png', '.jpeg')
@@ -58,7 +59,7 @@ def _lines(path: Path) -> list[str]:
     :raises AnnotationError: if it is missing or not readable.
     """
     try:
-        return path.read_text(encoding='utf-8').splitlines()
+        return path.read_text(encoding='utf-8-sig').splitlines()
     except FileNotFoundError:
         raise AnnotationError(path, 0, f'found no such file; {explain()}') from None
     except (OSError, UnicodeDecodeError) as error:
@@ -174,8 +175,8 @@ def _sun_places(root: Path, split: str, task: str) -> Iterator[Row]:
         try:
             names = loadmat(path, squeeze_me=True)[f'all{split}']
             rows = [Row(str(name), path, 0, f'all{split}[{n}]') for n, name in enumerate(names)]
-        except (KeyError, ValueError, TypeError, OSError, NotImplementedError,
-                MatReadError) as error:
+        except (LookupError, ValueError, TypeError, OSError, NotImplementedError, MatReadError,
+                zlib.error) as error:
             raise AnnotationError(path, 0, f'found no all{split} that is understood ({error}), '
                                            "expected SUN RGB-D's own file") from None
     for row in rows:

@@ -43,14 +43,17 @@ def _ego4d(root: Path, split: str) -> Iterator[Item]:
 
 
 def _voxels(root: Path, entry: Captioned) -> Signal:
-    """Return the responses that an entry names: its path below the folder, or its name there.
+    """Return the responses that an entry names: its path below the folder, or the end of it.
+
+    The authors' paths begin where their scripts were run.
 
     :raises AnnotationError: if it names none.
     """
     if not entry.name:
         raise entry.row.error("found no file_name, expected a .npy file's")
-    name = entry.name.lstrip('/')
-    return Signal(picture(root, (name, f'fmri/{Path(name).name}', Path(name).name)))
+    parts = Path(entry.name.lstrip('/')).parts
+    ends = [str(Path(*parts[start:])) for start in range(len(parts))]
+    return Signal(picture(root, [ends[0], f'fmri/{parts[-1]}', *ends[1:]]))
 
 
 def _nsd(root: Path, split: str) -> Iterator[Item]:

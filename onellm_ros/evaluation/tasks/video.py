@@ -15,12 +15,13 @@ from onellm_ros.evaluation.annotations import (
     new_id,
     read_json,
     read_jsonl,
+    read_lines,
     read_table,
     shown,
     texts,
     wanted,
 )
-from onellm_ros.evaluation.item import AnnotationError, Item
+from onellm_ros.evaluation.item import Item
 from onellm_ros.evaluation.task import Paper, Task
 from onellm_ros.evaluation.tasks.media import (
     captioned,
@@ -136,11 +137,11 @@ def _msvd_names(root: Path) -> dict[str, str]:
     """
     path = find_file(root, ('youtube_mapping.txt', 'MSVD-QA/youtube_mapping.txt'), 'msvd-qa')
     found = {}
-    for line, text in enumerate(path.read_text('utf-8', 'replace').splitlines(), 1):
-        fields = text.split()
+    for row in read_lines(path, 'msvd-qa'):
+        fields = row.value.split()
         if len(fields) != 2:
-            raise AnnotationError(path, line, f'found {text[:60]!r}, expected the name of a video '
-                                              'and its number, such as -4wsuPCjDBc_5_15 vid1')
+            raise row.error(f'found {row.value[:60]!r}, expected the name of a video and its '
+                            'number, such as -4wsuPCjDBc_5_15 vid1')
         found[fields[1]] = fields[0]
     return found
 
