@@ -20,8 +20,9 @@ from onellm_ros.bench.stages import FIVE, fresh_copy, sensed_windows
 from onellm_ros.config import NANO, ModelConfig
 from onellm_ros.inference.engine import Engine
 from onellm_ros.inference.locate import find_device
+from onellm_ros.machine import rss_bytes
 from onellm_ros.modality import Modality
-from onellm_ros.perception.memory import BudgetError, give_back, rss_bytes
+from onellm_ros.perception.memory import BudgetError, give_back
 from onellm_ros.perception.ring import MIB
 
 TINY = replace(

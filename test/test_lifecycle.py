@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from onellm_ros import machine
 from onellm_ros.config import NANO, to_mapping
 from onellm_ros.modality import Modality
 from onellm_ros.node_config import NodeConfig, WindowConfig
@@ -164,11 +165,11 @@ def huge(folder: Path) -> int:
 
 def test_a_model_that_does_not_fit_is_not_loaded(tmp_path: Path, benches: Make) -> None:  # noqa: F811, E501
     weights = huge(tmp_path)
-    before = memory.rss_bytes() or 0
+    before = machine.rss_bytes() or 0
     bench = benches(model=str(tmp_path), device='cpu')
     bench.node._loader = None                   # that of every user
     assert not bench.change(Transition.TRANSITION_CONFIGURE)
-    assert (memory.rss_bytes() or 0) - before < 200 * MIB
+    assert (machine.rss_bytes() or 0) - before < 200 * MIB
     with pytest.raises(memory.BudgetError) as error:
         memory.check_memory(NodeConfig(model=str(tmp_path), device='cpu'))
     text = str(error.value)
@@ -230,9 +231,9 @@ def test_a_gpu_and_the_memory_of_its_host_are_both_looked_at(
 def test_what_is_free_is_the_least_of_machine_and_control_groups(tmp_path: Path) -> None:
     proc, groups = tmp_path / 'proc', tmp_path / 'cgroup'
     (proc / 'self').mkdir(parents=True)
-    assert memory.host_free(proc, groups) is None
+    assert machine.host_free(proc, groups) is None
     (proc / 'meminfo').write_text('MemTotal: 9000 kB\nMemAvailable:    8000 kB\n')
-    assert memory.host_free(proc, groups) == 8000 << 10
+    assert machine.host_free(proc, groups) == 8000 << 10
     inner = groups / 'a/b'
     inner.mkdir(parents=True)
 
@@ -244,13 +245,13 @@ def test_what_is_free_is_the_least_of_machine_and_control_groups(tmp_path: Path)
     limit(inner, 'max', 500, 0, v2)
     limit(groups / 'a', '5000000', 3000000, 1000000, v2)        # the limit is above this process
     (proc / 'self/cgroup').write_text('0::/a/b\n')
-    assert memory.host_free(proc, groups) == 3000000
+    assert machine.host_free(proc, groups) == 3000000
     (groups / 'memory/x').mkdir(parents=True)
     limit(groups / 'memory/x', '2000000', 1500000, 0, v1)
     (proc / 'self/cgroup').write_text('4:memory:/x\n2:cpu:/y\n')
-    assert memory.host_free(proc, groups) == 500000
+    assert machine.host_free(proc, groups) == 500000
     (proc / 'meminfo').write_text('MemAvailable: 100 kB\n')
-    assert memory.host_free(proc, groups) == 100 << 10
+    assert machine.host_free(proc, groups) == 100 << 10
 
 
 CYCLES = """
@@ -258,7 +259,7 @@ import json, time
 import numpy as np, rclpy
 from onellm_ros.choose import Selection
 from onellm_ros.modality import Modality, Sample
-from onellm_ros.perception.memory import rss_bytes
+from onellm_ros.machine import rss_bytes
 from onellm_ros.ros.perception_node import PerceptionNode
 from rclpy.parameter import Parameter
 rclpy.init()

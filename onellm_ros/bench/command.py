@@ -24,9 +24,10 @@ from onellm_ros.bench.stages import (
 )
 from onellm_ros.bench.words import verdict
 from onellm_ros.config import ConfigError, ModelConfig
+from onellm_ros.machine import rss_bytes
 from onellm_ros.modality import Modality, parse_modality
 from onellm_ros.node_config import NodeConfig
-from onellm_ros.perception.memory import check_memory, cuda_bytes, rss_bytes
+from onellm_ros.perception.memory import check_memory, cuda_bytes
 from onellm_ros.perception.ring import MIB
 
 _RANDOM_TOKENS = 48         # of a text that nothing ends; descriptions of nano take up to 70

@@ -10,8 +10,8 @@ import statistics
 import time
 from typing import TYPE_CHECKING
 
-from onellm_ros.machine import processor, usable_cores
-from onellm_ros.perception.memory import host_free, megabytes
+from onellm_ros.machine import host_free, processor, usable_cores
+from onellm_ros.perception.memory import megabytes
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from onellm_ros.config import NANO, LlmConfig, ModelConfig
-from onellm_ros.perception.memory import BudgetError, host_free, megabytes
+from onellm_ros.machine import host_free
+from onellm_ros.perception.memory import BudgetError, megabytes
 
 if TYPE_CHECKING:
     import torch

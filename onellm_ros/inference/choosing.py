@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import hashlib
 import importlib.util
 import json
+import math
 import os
 from pathlib import Path
 import time
@@ -32,7 +33,7 @@ from onellm_ros.export.runtime import export_bytes, import_onnxruntime
 from onellm_ros.inference.backend import Backend, TorchBackend
 from onellm_ros.inference.locate import EngineError
 from onellm_ros.inference.onnx_backend import MixedBackend, OnnxBackend
-from onellm_ros.machine import processor, usable_cores
+from onellm_ros.machine import host_free, processor, usable_cores
 from onellm_ros.modality import Modality
 from onellm_ros.model.files import CheckpointError, read_json, write_atomically
 
@@ -198,11 +199,8 @@ def _free_bytes(device: torch.device) -> float:
     """Return the memory that is left for a second copy of a model; infinite if unknown."""
     if device.type == 'cuda':
         return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path('/proc/meminfo').read_text(encoding='utf-8').splitlines()
-        return next(float(x.split()[1]) * 1024 for x in lines if x.startswith('MemAvailable'))
-    except (OSError, StopIteration, IndexError, ValueError):
-        return float('inf')
+    free = host_free()
+    return math.inf if free is None else float(free)
 
 
 def _usable_export(model: Path, weights_hash: str, device: torch.device

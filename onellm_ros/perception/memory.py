@@ -11,13 +11,13 @@ from dataclasses import dataclass, fields
 import gc
 import json
 import math
-import os
 from pathlib import Path
 import re
 import sys
 from typing import TYPE_CHECKING, Any
 import zipfile
 
+from onellm_ros.machine import host_free
 from onellm_ros.modality import Modality
 from onellm_ros.node_config import NodeConfig
 from onellm_ros.perception.answering import PREFIXES_KEPT
@@ -207,60 +207,6 @@ def need_of(folder: Path, value: int, kept_mb: int, quantize: str = 'none',
 
 
 # -- what a machine has -----------------------------------------------------------------------
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text(encoding='ascii'))
-    except (OSError, ValueError):
-        return None                                     # no such file, or 'max'
-
-
-def _cgroup_free(root: Path, group: str) -> int | None:
-    """Return what a control group and those above it have left; None without a limit."""
-    found: list[int] = []
-    for base, limit, used in ((root, 'memory.max', 'memory.current'),
-                              (root / 'memory', 'memory.limit_in_bytes',
-                               'memory.usage_in_bytes')):
-        for part in (Path(group), *Path(group).parents):
-            at = base / str(part).lstrip('/')
-            most, now = _number(at / limit), _number(at / used)
-            if most is None or now is None:
-                continue
-            try:
-                table = (at / 'memory.stat').read_text(encoding='ascii')
-                cached = int(dict(line.split() for line in table.splitlines())['inactive_file'])
-            except (OSError, ValueError, KeyError):
-                cached = 0                              # pages of files, freed where needed
-            found.append(max(0, most - now + cached))
-    return min(found, default=None)
-
-
-def host_free(proc: Path = Path('/proc'), cgroups: Path = Path('/sys/fs/cgroup')) -> int | None:
-    """Return the bytes that this process can still take; None where the system does not say."""
-    try:
-        table = (proc / 'meminfo').read_text(encoding='ascii')
-        found = re.search(r'^MemAvailable:\s+(\d+) kB', table, re.M)
-        free = int(found[1]) << 10 if found else None
-    except OSError:
-        free = None
-    try:
-        groups = [line.split(':', 2) for line in
-                  (proc / 'self/cgroup').read_text(encoding='utf-8').splitlines()]
-        names = {g[2] for g in groups if len(g) == 3 and (not g[1] or 'memory' in g[1])}
-    except OSError:
-        names = set()
-    limits = [left for name in names | {'/'} if (left := _cgroup_free(cgroups, name)) is not None]
-    return min([*limits, *([] if free is None else [free])], default=None)
-
-
-def rss_bytes() -> int | None:
-    """Return the resident memory of this process; None where the system does not say."""
-    try:
-        pages = int(Path('/proc/self/statm').read_text(encoding='ascii').split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-    return pages * os.sysconf('SC_PAGE_SIZE')
-
 
 def cuda_bytes() -> int:
     """Return what torch has reserved on all CUDA devices; 0 without torch or CUDA in use."""

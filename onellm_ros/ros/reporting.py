@@ -14,6 +14,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 from std_msgs.msg import Header
 
+from onellm_ros.machine import rss_bytes
 from onellm_ros.modality import Modality, parse_modality
 from onellm_ros.node_config import NodeConfig
 from onellm_ros.perception import memory
@@ -68,7 +69,7 @@ class Reporting:
         device = str(getattr(worker.engine, 'device', config.device))
         message.status.append(outputs.engine_status(
             name, worker.model, device, worker.report(), outputs.Work(
-                *worker.busy(), worker.alive, config.stall_s, memory.rss_bytes() or 0,
+                *worker.busy(), worker.alive, config.stall_s, rss_bytes() or 0,
                 memory.cuda_bytes(), paused_s, _backend(worker.engine)), jumps, enabled))
         self._diagnostics.publish(message)
 
