@@ -167,7 +167,7 @@ def test_what_changes_answers_is_not_mixed(whole, data, tmp_path, capsys):
     assert 'model.weights "others" there' in capsys.readouterr().err
 
 
-def test_files_that_are_missing_or_broken(data, tmp_path, capsys, monkeypatch):
+def test_files_that_are_missing_or_broken(whole, data, tmp_path, capsys, monkeypatch):
     bad = shutil.copytree(data, tmp_path / 'data')
     arguments = [*BASE, '--data', str(bad), '--out', str(tmp_path / 'out'), '--batch', '3']
     (bad / '1.png').unlink()
@@ -192,11 +192,29 @@ def test_files_that_are_missing_or_broken(data, tmp_path, capsys, monkeypatch):
     assert [json.loads(text(run.folder, 'scores.json'))['test_same'][n] for n in (3, 5, 9)] == [
         0, 0, 0]
     assert len(about(run.folder)['resumed']) == 1       # it was begun, up to the broken file
+    for name in ('1.png', '9.npy'):                     # mended: asked again, and nothing else
+        shutil.copy(data / name, bad / name)
+    (run.folder / 'predictions.0-of-2.jsonl').write_text(   # an older part, of two processes
+        text(run.folder).splitlines(keepends=True)[3])
+    assert main([*arguments, '--skip-broken']) == 0
+    assert '3 broken' in capsys.readouterr().out
+    assert main(arguments) == 0 and 'broken' not in capsys.readouterr().out
+    assert [(p.id, p.text, p.choice) for p in read_run(run.folder).predictions] == [
+        (p.id, p.text, p.choice) for p in read_run(whole).predictions]
     for path in bad.glob('*.[np]*'):
         if path.name != eval_task.FILE:
             path.unlink()
     assert main([*arguments[:-4], '--out', str(tmp_path / 'none'), '--skip-broken']) == 2
     assert 'are missing' in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_model(
+        data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(models, 'load', lambda *_: pytest.fail('the model was loaded'))
+    (tmp_path / 'file').write_text('')
+    assert main([*BASE, '--data', str(data), '--out', str(tmp_path / 'file')]) == 2
+    error = capsys.readouterr().err
+    assert 'file/colours: cannot be written (Not a dir' in error and 'another --out' in error
 
 
 def test_scored_again_without_torch(whole, data, tmp_path):

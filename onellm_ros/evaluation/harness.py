@@ -14,13 +14,14 @@ import json
 import os
 from pathlib import Path
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from onellm_ros.datasets.rows import Signal
 from onellm_ros.evaluation import models
 from onellm_ros.evaluation.answering import Answering, Decoding, told
 from onellm_ros.evaluation.chunks import chunks, share
-from onellm_ros.evaluation.item import Item, Prediction
+from onellm_ros.evaluation.item import BROKEN, Item, Prediction
 from onellm_ros.evaluation.predictions import (
     Writer,
     files,
@@ -191,10 +192,23 @@ def check_run(job: Job) -> None:
                        'asked there to go on with it, or give another --out')
 
 
+def check_out(folder: Path) -> None:
+    """Make the folder of a run, so that one that cannot be written is told before the model.
+
+    :raises RunError: if it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunError(f'{folder}: cannot be written ({error.strerror or error}), expected a '
+                       'folder for the answers; give another --out') from None
+
+
 def _begin(job: Job, processes: int) -> None:
     """Write ``run.json``, or note in it that the run goes on."""
     path = job.folder / ABOUT
-    job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / RESULT).unlink(missing_ok=True)
     if not path.is_file():
         _write_about(job.folder, {**job.about, 'processes': processes})
@@ -270,6 +284,7 @@ class Harness:
                 check_run(job)
                 if self._missing(job):
                     check_files(job, request.skip_broken)
+                    check_out(job.folder)
         for job in jobs:
             result = self._run(job, model)
             if result is not None:
@@ -279,12 +294,17 @@ class Harness:
         """Return how many items have no prediction yet; a cut last line is mended before."""
         for path in files(job.folder):
             mend(path)
-        known = read_predictions(job.folder)
+        known = self._known(job)
         return sum(item.id not in known for item in job.items)
+
+    def _known(self, job: Job) -> dict[str, Prediction]:
+        """Return what is not asked again: what was answered, and what is broken if it may be."""
+        return {key: found for key, found in read_predictions(job.folder).items()
+                if self._request.skip_broken or found.finish_reason != BROKEN}
 
     def _run(self, job: Job, model: models.Which) -> dict[str, Any] | None:
         """Run one task; returns its result on rank 0."""
-        known = read_predictions(job.folder)
+        known = self._known(job)
         missing = sum(item.id not in known for item in job.items)
         _wait(self._ranks)                      # nobody writes before all have read
         self.done, self.asked = len(job.items) - missing, len(job.items)

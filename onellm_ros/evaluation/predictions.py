@@ -14,7 +14,7 @@ import re
 from types import TracebackType
 from typing import IO, Any
 
-from onellm_ros.evaluation.item import Prediction
+from onellm_ros.evaluation.item import BROKEN, Prediction
 from onellm_ros.model.files import write_atomically
 
 PREDICTIONS = 'predictions.jsonl'
@@ -80,7 +80,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def read_predictions(folder: Path) -> dict[str, Prediction]:
-    """Return the predictions of a run so far, by the items' ids.
+    """Return the predictions of a run so far, by the items' ids; an answer outdoes a broken one.
 
     :raises PredictionError: for a line that is none.
     """
@@ -93,7 +93,8 @@ def read_predictions(folder: Path) -> dict[str, Prediction]:
                     times[value['id']] = float(value['first_token_s'])
                 else:
                     one = _prediction(value)
-                    found[one.id] = one
+                    if one.finish_reason != BROKEN or one.id not in found:
+                        found[one.id] = one
             except (KeyError, TypeError, ValueError) as error:
                 raise PredictionError(
                     f'{path}, line {number}: found {str(value)[:60]}, expected a prediction '
