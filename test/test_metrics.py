@@ -81,6 +81,9 @@ def test_answers_are_compared_whole_and_with_the_majority(
     ('B C', -1), ('(A) (B)', -1), ('B. dog (A)', -1), ('B. vitamin C.', 1),
     ('The answer is B. The answer is C.', -1), ('the dog (B)', 1), ('the dog (C)', -1),
     ('', -1), ('E', -1), ('x', -1), ('no idea', -1), ('I do not know', -1), ('dogs', -1),
+    ('Answer: b', 1), ('answer is: b.', 1), ('Answer: a cat', 0), ("The answer is 'B'", 1),
+    ("'b'", 1), ('A. cat B. dog C. black cat D. horse', -1), ('B. dog\nC. black cat', -1),
+    ('A. cat, not B. it is small', 0), ('B. dog, as in b. dog', 1),
     ('catalogue', -1), ('B. No wait, the answer is C', -1), ("A's", -1), ('.', -1)])
 def test_choices_read_from_replies(said: str, choice: int) -> None:
     assert read_choice(said, ANIMALS) == choice

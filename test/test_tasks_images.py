@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+import re
 
 from image_annotations import (
     BLUE,
@@ -146,6 +147,16 @@ def test_what_is_missing_is_told_with_the_way_to_fetch_it(task: str, tmp_path: P
         read(task, tmp_path)
     with pytest.raises(AnnotationError, match=f'onellm eval --explain {task}`'):
         read(task, tmp_path / 'nothing')
+
+
+def test_vqa_numbers_may_be_texts(tmp_path: Path) -> None:
+    root = lay(tmp_path, FILES['vqav2'])
+    before = read('vqav2', root)
+    path = root / list(FILES['vqav2'])[0]
+    path.write_text(re.sub(r'(_id": )(\d+)', r'\1"\2"', path.read_text()))
+    assert '"image_id": "42"' in path.read_text()
+    assert [(item.id, item.signals) for item in read('vqav2', root)] == [
+        (item.id, item.signals) for item in before]
 
 
 def test_a_file_of_one_line_names_the_element(tmp_path: Path) -> None:

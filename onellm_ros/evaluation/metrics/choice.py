@@ -11,7 +11,8 @@ from onellm_ros.evaluation.metrics.common import check, mean, reply, without
 from onellm_ros.evaluation.prompts import LETTERS
 from onellm_ros.evaluation.task import Score, Tools
 
-_DECORATION = re.compile(r'\\boxed|\\text|</?s>|[*`"“”${}]')
+_DECORATION = re.compile(
+    r"\\boxed|\\text|</?s>|[*`\"“”${}]|(?<![\w'’])['‘](?=[A-Za-z]['’])|(?<=['‘][A-Za-z])['’]")
 _ALONE = re.compile(r'[(\[]?([A-Za-z])[)\]]?[.:,;]?')
 _BRACKETED = re.compile(r'[(\[]([A-Za-z])[)\]]')
 _LEADING = re.compile(r'[(\[]([A-Za-z])[)\]]|([A-Za-z])[).:](?=\s|$)|([A-Z])\s+-\s')
@@ -20,7 +21,8 @@ _BECAUSE = r'(?=\s*(?:[.,;:!?)\]\n]|$|\s(?:because|since|as|due|for)\b))'
 _STATED = re.compile(
     r'\b(?i:answer|option|choice|letter)\b(?:\s+(?i:is|would be|should be))?\s*:?\s*'
     r'(?:(?i:option|choice|letter)\s+)?'
-    rf'(?:[(\[]([A-Za-z])[)\]]|([B-HJ-Z])\b(?![\'’-])|([AI])\b(?![\'’-]){_BECAUSE})')
+    rf'(?:[(\[]([A-Za-z])[)\]]|([B-HJ-Z])\b(?![\'’-])|([AI])\b(?![\'’-]){_BECAUSE}'
+    r'|(?<=:\s)([a-z])(?=[.)]?$))')
 _SOMEWHERE = re.compile(
     r"[(\[]([A-Za-z])[)\]]|(?<![\w.'’-])([B-HJ-Z])(?![\w'’-])"
     r"|(?<![\w.'’-])([AI])(?=[).:,;/&]|\s*$|\s+(?:and|or|nor|/|&)\s+[A-Z]\b)")
@@ -43,6 +45,13 @@ def _named(text: str, choices: Sequence[str]) -> set[int]:
                       for match in re.finditer(rf"\b{' ?'.join(words)}\b", said)]
     return {index for start, end, index in spans if not any(
         first <= start and end <= last and last - first > end - start for first, last, _ in spans)}
+
+
+def _listed(said: str, choices: Sequence[str]) -> set[int]:
+    """Return the choices that stand in a text behind their letter, as the prompt lists them."""
+    return {index for index, (letter, choice) in enumerate(zip(LETTERS, choices)) if re.search(
+        rf'(?<!\S)[(\[]?{letter}[).:\]]\s+{re.escape(" ".join(choice.split()))}(?!\w)',
+        said, re.IGNORECASE)}
 
 
 def read_choice(text: str, choices: Sequence[str]) -> int:
@@ -71,7 +80,7 @@ def read_choice(text: str, choices: Sequence[str]) -> int:
     if leading:
         letter = known.find(next(group for group in leading.groups() if group).upper())
         if letter >= 0:
-            others = (letters(_STATED) | letters(_BRACKETED)) - {letter}
+            others = (letters(_STATED) | letters(_BRACKETED) | _listed(said, choices)) - {letter}
             return -1 if others else letter
     stated = letters(_STATED)
     if stated:

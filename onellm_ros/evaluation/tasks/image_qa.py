@@ -97,7 +97,11 @@ def _vqa(root: Path, task: str, questions: str, annotations: str, pictures: str,
     seen: dict[str, int] = {}
     for row in read_json(file, task).rows('questions'):
         question = new_id(seen, row, identity(row, 'question_id'))
-        image = f'COCO_{pictures}_{wanted(row, "image_id", int):012d}.jpg'
+        number = identity(row, 'image_id')      # of COCO; converted files may hold it as text
+        if not number.isdecimal():
+            raise row.error(f'image_id: found {shown(row.value["image_id"])}, expected a whole '
+                            'number')
+        image = f'COCO_{pictures}_{int(number):012d}.jpg'
         if answered is not None and question not in answered:
             raise row.error(f'found no annotation of the question {question} in {beside}, '
                             'expected one for each question; the two files are of one split')
