@@ -65,7 +65,7 @@ MUSIC = lines(
     {'video_id': 'sa00007434', 'question_id': 9, 'type': '["Visual", "Counting"]',
      'question_content': 'Are there <Object> and <Object> instruments in the video?',
      'templ_values': '["piano", "ukulele"]', 'question_deleted': 0, 'anser': 'no'},
-    {'video_id': '00000238', 'question_id': 10, 'type': '["Audio", "Comparative"]',
+    {'video_id': 'sa1', 'question_id': 10, 'type': '["Audio", "Comparative"]',
      'question_content': 'Gone?', 'templ_values': '[]', 'question_deleted': 1, 'anser': 'no'})
 AVSD = ('{"type": "test", "version": "0.1", "dialogs": ' + lines(
     {'image_id': 'A5JTC', 'caption': 'a man walks', 'summary': 'He walks.', 'dialog': [
@@ -229,14 +229,17 @@ CASES = {
             'MUSIC-AVQA-videos-Real/00000238.mp4'), ('two',), (), -1, 'audio-visual counting'),
          ('9', 'Are there piano and ukulele instruments in the video?',
           {VIDEO: at('MUSIC-AVQA-videos-Synthetic/sa00007434.mp4'),
-           AUDIO: at('audio/sa00007434.wav')}, ('no',), (), -1, 'visual counting')],
+           AUDIO: at('audio/sa00007434.wav')}, ('no',), (), -1, 'visual counting'),
+         ('10', 'Gone?', both('MUCIS-AVQA-videos-Synthetic/sa1.mp4'), ('no',), (), -1,
+          'audio comparative')],
         [('avqa-test.json', '"[\\"piano\\", \\"ukulele\\"]"', '"[\\"piano\\"]"', 3,
           'templ_values: found 1, expected 2 for <Object>, <Object>'),
          ('avqa-test.json', '"[]"', '"[piano"', 2, 'templ_values: found the text "[piano"'),
          ('avqa-test.json', '"anser": "two"', '"answer": "two"', 2, "expected 'anser'"),
          ('avqa-test.json', '"question_id": 9', '"question_id": 8', 3, 'again, first in line 2')],
         there=('MUSIC-AVQA-videos-Real/00000238.mp4',
-               'MUSIC-AVQA-videos-Synthetic/sa00007434.mp4', 'audio/sa00007434.wav')),
+               'MUSIC-AVQA-videos-Synthetic/sa00007434.mp4', 'audio/sa00007434.wav',
+               'MUCIS-AVQA-videos-Synthetic/sa1.mp4')),
     'valor-32k': Case(
         {'desc_test.json': VALOR},
         [('x-2A_30.000_40.000', '', both('videos/x-2A.mp4', (30.0, 40.0)), ('A dog barks.',),

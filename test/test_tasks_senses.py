@@ -64,7 +64,8 @@ def test_splits_of_sun_rgbd_are_those_of_its_toolbox(tmp_path):
     cells = np.empty((1, 2), object)
     cells[0] = [f'/n/fs/sun3d/data/{PLACE}', f'/n/fs/sun3d/data/{PLACE[:-1]}2']
     savemat(home / 'allsplit.mat', {'alltest': cells, 'alltrain': cells})
-    assert [item.id for item in read('sunrgbd-depth', case, tmp_path)] == [PLACE[8:]]
+    (item,) = read('sunrgbd-depth', case, tmp_path)
+    assert item.id == PLACE[8:] and item.source == f'{home / "allsplit.mat"}, alltest[0]'
     savemat(home / 'allsplit.mat', {'alltest': cells}, do_compression=True)
     whole = (home / 'allsplit.mat').read_bytes()
     for damaged in (b'no mat', whole[:90], whole[:126], whole[:-40],

@@ -28,7 +28,7 @@ class Row:
     """One element of an annotation file.
 
     :param value: what it holds; of a table, texts by column.
-    :param path: the file. :param line: where it starts, counted from 1.
+    :param path: the file. :param line: where it starts, counted from 1; 0: it has no lines.
     :param name: its place in a JSON file (``questions[3]``); empty: the line is enough.
     :param key: of an element of a JSON object; else empty.
     """
@@ -42,7 +42,8 @@ class Row:
     @property
     def source(self) -> str:
         """Where it stands, as :class:`Item` tells it."""
-        return f'{self.path}, line {self.line}' + (f', {self.name}' if self.name else '')
+        line = f', line {self.line}' if self.line else ''       # 0: of a file without lines
+        return f'{self.path}{line}' + (f', {self.name}' if self.name else '')
 
     def error(self, what: str) -> AnnotationError:
         """Return an error that names the file, the line and the element."""

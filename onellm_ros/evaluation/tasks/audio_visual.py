@@ -37,6 +37,7 @@ from onellm_ros.modality import Modality
 _BOTH = (Modality.VIDEO, Modality.AUDIO)
 _BLANK = re.compile(r'<[^<>]+>')            # of a templated question
 _CONTEXTS = ('dialog', 'dialog+caption', 'question')
+_SYNTHETIC = ('MUCIS-AVQA-videos-Synthetic', 'MUSIC-AVQA-videos-Synthetic')     # as it is spelled
 _SILENT = ('silent=error asks for the sound of every video, silent=video shows a video without a '
            'sound track alone; the files must be there when annotations are read')
 
@@ -76,15 +77,13 @@ def _music(root: Path, split: str, silent: str = 'error') -> Iterator[Item]:
     name = f'avqa-{split}.json'
     file = find_file(root, (name, f'json_update/{name}', f'json/{name}', f'data/json/{name}'),
                      'music-avqa')
-    folders = ('MUSIC-AVQA-videos-Real', 'MUSIC-AVQA-videos-Synthetic', 'videos', '')
+    folders = ('MUSIC-AVQA-videos-Real', *_SYNTHETIC, 'videos', '')
     seen: dict[str, int] = {}
     for row in read_json(file, 'music-avqa').rows():
         key = new_id(seen, row, identity(row, 'question_id'))
         video = Signal(media(root, folders, wanted(row, 'video_id', str)))
         question, kind = _filled(row), _inner_list(row, 'type')
         answer = wanted(row, 'anser', str)                  # so spelled in the files
-        if optional(row, 'question_deleted', int, 0):
-            continue
         yield Item(key, question, with_sound(root, video, silent), (answer,),
                    group=' '.join(kind).lower(), source=row.source)
 
@@ -165,11 +164,13 @@ github.com/GeWu-Lab/MUSIC-AVQA: data/json_update/avqa-test.json (or data/json/av
 first release) and the videos, whose sound tracks are read as well:
   avqa-test.json
   MUSIC-AVQA-videos-Real/00000238.mp4 ...
-  MUSIC-AVQA-videos-Synthetic/sa00007434.mp4 ...   or all of them in videos/
+  MUCIS-AVQA-videos-Synthetic/sa00007434.mp4 ...   (so spelled) or all of them in videos/
 A sound file of the same name in audio/ is read instead of the track.""",
          Paper(19, {'answer_accuracy': 47.6}, 'VAST', {'answer_accuracy': 80.7}, True),
          max_tokens=16, options={'silent': 'error'},
-         facts={'silent': _SILENT, 'length': 'of the sound its first 10.24 s are heard'}),
+         facts={'silent': _SILENT, 'length': 'of the sound its first 10.24 s are heard',
+                'asked': "all questions, as the benchmark's own loader asks them, whatever their "
+                         'question_deleted says'}),
     Task('valor-32k', 'VALOR-32K', _BOTH, 'D', ('cider', 'bleu_4', 'rouge_l'), _valor,
          ('test', 'val'), """\
 casia-iva-group.github.io/projects/VALOR: desc_test.json of the annotations of VALOR-32K, or the
@@ -192,5 +193,8 @@ must have a question. The videos are Charades' (prior.allenai.org/projects/chara
          facts={'silent': _SILENT,
                 'context': 'dialog shows the questions and answers before the last question, as '
                            'the benchmark has it; dialog+caption its caption as well; question '
-                           'the last one alone. The paper does not say which it took'}),
+                           'the last one alone. The paper does not say which it took',
+                'words': "the challenge's script leaves out or replaces some words of replies, by "
+                         "a list that comes with it, before it scores; the authors' script and "
+                         'this one take them as they are'}),
 )
