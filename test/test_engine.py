@@ -289,6 +289,17 @@ def test_an_absent_model_is_said_without_a_ros_environment(monkeypatch):
         find_model('nani')
 
 
+def test_a_folder_with_the_name_of_a_shipped_model_does_not_hide_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = find_model('nano')
+    (tmp_path / 'nano').mkdir()                 # such as what a command has written there
+    (tmp_path / 'mine').mkdir()
+    assert find_model('nano') == shipped
+    assert find_model('mine') == Path('mine')   # whoever reads it says what it lacks
+    (tmp_path / 'nano/config.json').write_text('{}')
+    assert find_model('nano') == Path('nano')
+
+
 def test_loading_fails_clearly(folder, tmp_path):
     with pytest.raises(EngineError, match='found neither'):
         Engine.load(tmp_path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from onellm_ros.export.layout import is_export
 from onellm_ros.roots import package_roots
 from onellm_ros.weights.cache import SCHEME, find_cached
 from onellm_ros.weights.errors import WeightsError
@@ -32,15 +33,18 @@ def find_model(model: str | Path) -> Path:
         except WeightsError as error:
             raise EngineError(f'model {error}') from error
     path = Path(model).expanduser()
-    if path.is_dir():
+    bare = path.name == name            # a folder of that name may be there by chance
+    if path.is_dir() and not (bare and _empty(path)):
         return path
     looked = [str(path)]
-    if path.name == name:
+    if bare:
         for root in dict.fromkeys(package_roots()):
             shipped = root / 'models' / name
             looked.append(str(shipped))
             if shipped.is_dir():
                 return shipped
+    if path.is_dir():
+        return path                     # whoever reads it says what it lacks
     if path.exists():
         raise EngineError(f'model {name!r}: expected a directory, found a file; give the folder '
                           'that holds config.json and the weights')
@@ -48,6 +52,11 @@ def find_model(model: str | Path) -> Path:
         f'model {name!r} not found; looked for: {", ".join(looked)}. Give the path of a model '
         'directory (config.json with model.safetensors or consolidated.00-of-01.pth), fetch one '
         'with `onellm pull` (then it is hub:OWNER/NAME), or train one with `onellm train`')
+
+
+def _empty(folder: Path) -> bool:
+    """Say whether a folder holds nothing of a model."""
+    return not is_export(folder) and not (folder / 'config.json').is_file()
 
 
 def find_device(name: str) -> torch.device:
