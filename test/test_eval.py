@@ -270,6 +270,7 @@ def test_a_run_that_cannot_be_scored_says_so(whole, data, tmp_path, capsys):
     (['--task', 'colours', '--temperature', '-1'], '0 or more'),
     (['--task', 'colours', '--limit', '-1'], '--limit: found -1'),
     (['--task', 'colours', '--judge', 'http://x'], 'expected both or neither'),
+    (['--task', 'colours', '--judge', 'x:80', '--judge-model', 'm'], 'such as http://host'),
     (['--task', 'colours', '--model', 'none'], "model 'none' not found"),
     (['--task', 'colours', '--list'], 'found --task and --list, expected one of'),
     (['robot-world'], '`onellm eval --task robot-world`'),

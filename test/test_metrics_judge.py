@@ -14,8 +14,12 @@ import pytest
 
 from onellm_ros.evaluation.item import Item, Prediction
 from onellm_ros.evaluation.metrics import endpoint, metric
+from onellm_ros.evaluation.metrics.endpoint import recorded_model
 from onellm_ros.evaluation.metrics.judge import mmvet_prompt, read_grade, read_verdict
+from onellm_ros.evaluation.runs import Run
+from onellm_ros.evaluation.scoring import write_scores
 from onellm_ros.evaluation.task import Score, Tools
+from onellm_ros.evaluation.tasks import find_task
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -121,6 +125,30 @@ def test_a_second_run_asks_nothing(server: Server, tmp_path: Path) -> None:
     assert 'secret' not in record.read_text(encoding='utf-8')
     judged(server.tools(record), ('x = -5', 'Ada', ''))     # another reply is another question
     assert len(server.asked) == asked + 1
+
+
+def test_recorded_replies_count_without_the_judge(server: Server, tmp_path: Path) -> None:
+    record = tmp_path / 'judge.jsonl'
+    server.answer = lambda number, body: said('0.3')
+    first = judged(server.tools(record))
+    asked = len(server.asked)
+    assert judged(Tools(judge_cache=record)) == first and len(server.asked) == asked
+    found = judged(Tools(judge_cache=record), ('x = -5', 'Ada', ''))
+    assert found.value is None and f'no judge is named, and {record} holds no rep' in found.why
+    record.write_bytes(record.read_bytes()[:-20])
+    assert recorded_model(record) == 'grader'
+    assert judged(Tools(judge_cache=record)).value is None
+
+
+def test_a_result_names_the_judge(server: Server, tmp_path: Path) -> None:
+    predictions = tuple(Prediction(item.id, 'Ada') for item in ITEMS)
+    about = dict.fromkeys(('model', 'items', 'prompt', 'decoding', 'batch', 'versions'))
+    run = Run(tmp_path, {**about, 'task': {'name': 'mmvet'}}, find_task('mmvet'), tuple(ITEMS),
+              predictions, None)
+    assert write_scores(run, Tools())['judge'] is None
+    for tools in (server.tools(), Tools()):
+        result = write_scores(run, tools)
+        assert result['judge'] == 'grader' and result['scores']['judge_mmvet']['value'] == 100
 
 
 def test_a_record_that_a_kill_cut_off_goes_on(server: Server, tmp_path: Path) -> None:

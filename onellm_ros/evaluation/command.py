@@ -87,11 +87,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def tools_of(args: argparse.Namespace) -> Tools:
     """Return what metrics may use.
 
-    :raises ValueError: for a judge without a model.
+    :raises ValueError: for a judge without a model, or what is no address.
     """
     if bool(args.judge) != bool(args.judge_model):
         raise ValueError(f'found --judge {args.judge!r} and --judge-model {args.judge_model!r}, '
                          'expected both or neither')
+    if args.judge and not args.judge.startswith(('http://', 'https://')):
+        raise ValueError(f'--judge: found {args.judge!r}, expected an address such as '
+                         'http://host:8000/v1')
     key = next((os.environ[k] for k in JUDGE_KEYS if os.environ.get(k)), '')
     return Tools(args.judge, args.judge_model, key, None, args.java)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from onellm_ros.evaluation.item import BROKEN, Item, Prediction
 from onellm_ros.evaluation.metrics import metric
+from onellm_ros.evaluation.metrics.endpoint import recorded_model
 from onellm_ros.evaluation.predictions import values_of
 from onellm_ros.evaluation.runs import JUDGE, RESULT, SCORES, Run, package_versions
 from onellm_ros.evaluation.task import Score, Task, Tools
@@ -46,8 +47,12 @@ def _shown(score: Score) -> dict[str, Any]:
 
 
 def result_of(about: Mapping[str, Any], task: Task, items: Sequence[Item],
-              predictions: Sequence[Prediction], found: Mapping[str, Score]) -> dict[str, Any]:
-    """Return what ``result.json`` holds: what was asked of which model and how, and the scores."""
+              predictions: Sequence[Prediction], found: Mapping[str, Score], judge: str = ''
+              ) -> dict[str, Any]:
+    """Return what ``result.json`` holds: what was asked of which model and how, and the scores.
+
+    :param judge: the model that judged, empty if none did.
+    """
     return values_of({
         'task': {**about['task'], 'title': task.title},
         'model': about['model'], 'items': about['items'], 'prompt': about['prompt'],
@@ -55,7 +60,7 @@ def result_of(about: Mapping[str, Any], task: Task, items: Sequence[Item],
         'scored_as_version': task.version,
         'main': task.metrics[0],
         'scores': {name: _shown(score) for name, score in found.items()},
-        'counts': counts(predictions),
+        'judge': judge or None, 'counts': counts(predictions),
         'broken': [{'id': p.id, 'error': p.error} for p in predictions
                    if p.finish_reason == BROKEN],
         'tables': task.tables(items, predictions) if task.tables else {},
@@ -73,7 +78,11 @@ def write_scores(run: Run, tools: Tools) -> dict[str, Any]:
     found = scores(run.task, run.items, run.predictions, tools)
     each = {name: [round(v, _DIGITS) for v in score.items] for name, score in found.items()
             if score.items}
-    result = result_of(run.about, run.task, run.items, run.predictions, found)
+    judged = any(score.value is not None for name, score in found.items()
+                 if name.startswith('judge_'))
+    judge = (tools.judge_model if tools.judge else recorded_model(tools.judge_cache)) \
+        if judged else ''
+    result = result_of(run.about, run.task, run.items, run.predictions, found, judge)
     write_atomically(run.folder / SCORES, (json.dumps(values_of(each)) + '\n').encode())
     write_atomically(run.folder / RESULT,
                      (json.dumps(result, indent=1, ensure_ascii=False) + '\n').encode())

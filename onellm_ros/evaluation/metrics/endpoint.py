@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 import hashlib
 import http.client
 import json
@@ -27,14 +28,15 @@ class EndpointError(RuntimeError):
 class Endpoint:
     """Asks a model, once for each question ever.
 
-    :param address: as ``http://host:8000/v1``. :param key: sent, kept nowhere.
+    :param address: as ``http://host:8000/v1``; empty: only what is recorded can be asked.
+    :param key: sent, kept nowhere.
     :param record: file of prompts and replies, JSONL; None: none is kept.
     :raises EndpointError: for a record that is not understood.
     """
 
     def __init__(self, address: str, model: str, key: str = '',
                  record: Path | None = None) -> None:
-        self._address = f'{address.rstrip("/")}/chat/completions'
+        self._address = f'{address.rstrip("/")}/chat/completions' if address else ''
         self._model, self._key, self._record = model, key, record
         self._known: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -68,6 +70,9 @@ class Endpoint:
         with self._lock:
             if key in self._known:
                 return self._known[key]
+            if not self._address:
+                raise EndpointError(f'no judge is named, and {self._record} holds no reply of '
+                                    f'{self._model} to some of the prompts')
             if self._failed:            # of the others that wait, none tries for minutes again
                 raise self._failed
         try:
@@ -120,6 +125,15 @@ class Endpoint:
         else:
             said += f' (asked {ATTEMPTS} times)'
         raise EndpointError(f'the judge at {self._address}, model {self._model}: {said}')
+
+
+def recorded_model(record: Path | None) -> str:
+    """Return the model whose reply was recorded last; empty: there is none."""
+    lines = record.read_bytes().splitlines() if record and record.is_file() else []
+    for line in reversed(lines):
+        with suppress(ValueError, KeyError, TypeError):     # a kill may have cut the last one
+            return str(json.loads(line)['model'])
+    return ''
 
 
 def _sleep(seconds: float) -> None:

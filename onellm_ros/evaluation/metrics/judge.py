@@ -13,7 +13,7 @@ import re
 
 from onellm_ros.evaluation.item import Item, Prediction
 from onellm_ros.evaluation.metrics.common import check, mean, reply, without
-from onellm_ros.evaluation.metrics.endpoint import Endpoint, EndpointError
+from onellm_ros.evaluation.metrics.endpoint import Endpoint, EndpointError, recorded_model
 from onellm_ros.evaluation.task import Score, Tools
 
 _AT_ONCE = 4
@@ -91,17 +91,20 @@ def _judged(items: Sequence[Item], predictions: Sequence[Prediction], tools: Too
             temperatures: Sequence[float]) -> Score:
     """Score replies by a judge, in percent; an empty one is zero without asking.
 
+    Where no judge is named, what was recorded counts, if it is all there.
+
     :param temperatures: of one request after the other, until one's reply is understood.
     """
     check(items, predictions)
     lacking = without(items, lambda item: not item.answers, 'answers')
     if lacking:
         return lacking
-    if not tools.judge or not tools.judge_model:
+    model = tools.judge_model if tools.judge else recorded_model(tools.judge_cache)
+    if not model:
         return Score(None, why='no judge is named: it needs the address of an OpenAI-compatible '
                                'endpoint and the name of a model there')
     try:
-        endpoint = Endpoint(tools.judge, tools.judge_model, tools.judge_key, tools.judge_cache)
+        endpoint = Endpoint(tools.judge, model, tools.judge_key, tools.judge_cache)
 
         def ask(index: int) -> tuple[float, str]:
             said = reply(predictions[index])
