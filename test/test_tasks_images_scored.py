@@ -10,6 +10,8 @@ import pytest
 
 from onellm_ros.evaluation.item import Item, Prediction
 from onellm_ros.evaluation.metrics import metric
+from onellm_ros.evaluation.runs import Run
+from onellm_ros.evaluation.scoring import told, write_scores
 from onellm_ros.evaluation.task import Tools
 from onellm_ros.evaluation.tasks import find_task
 
@@ -72,6 +74,21 @@ def test_mmbench_counts_a_question_if_each_turn_is_right(
     assert task.metrics[0] == 'choice_circular'
     score = metric('choice_circular')(items, predictions, Tools())
     assert {'all': score.value, **score.parts} == circular
+    assert score.why.startswith('2 of 2 questions come in fewer turns')
+    whole = metric('choice_circular')(
+        [replace(item, choices=item.choices[:2 if item.group == 'spatial' else 1])
+         for item in items], predictions, Tools())
+    assert not whole.why
+
+
+def test_what_a_figure_lacks_is_told_beside_it(tmp_path: Path) -> None:
+    items = read('mme', lay(tmp_path, FILES['mme']))[:2]
+    about = dict.fromkeys(('model', 'items', 'prompt', 'decoding', 'batch', 'versions'))
+    predictions = tuple(Prediction(item.id, 'yes') for item in items)
+    text = told(write_scores(
+        Run(tmp_path, {**about, 'task': {'name': 'mme'}}, find_task('mme'), tuple(items),
+            predictions, None), Tools()))
+    assert f'{50:.2f}' in text and '(a sum without ' in text and 'artwork' in text
 
 
 @pytest.mark.parametrize(('task', 'split', 'name', 'text'), [

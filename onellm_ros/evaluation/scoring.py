@@ -103,6 +103,8 @@ def told(result: Mapping[str, Any]) -> str:
         if which in paper['best_scores']:
             beside.append(f'{paper["best"]} {paper["best_scores"][which]:g}')
         told = f'   (paper: {", ".join(beside)})' if beside else ''
+        if score['value'] is not None and score.get('why'):
+            told += f'   ({score["why"]})'
         lines.append(f'{name:16s} {which:18s} {shown}{told}')
     odd = {key: value for key, value in result['counts'].items() if value and key != 'items'}
     more = ''.join(f', {value} {key}' for key, value in odd.items())

@@ -114,7 +114,8 @@ def choice_circular(items: Sequence[Item], predictions: Sequence[Prediction],
     """Score questions that come with their choices in each turn, in percent of the questions.
 
     One counts if it is answered rightly in every turn, as MMBench defines it. The copies of a
-    question share ``facts['circle']``; an item without it is a question of its own.
+    question share ``facts['circle']``; an item without it is a question of its own. Where turns
+    are missing (a part of the table, ``--limit``) the score's ``why`` tells: it is then too high.
     """
     single = choice_letter(items, predictions, tools)
     if single.value is None:
@@ -125,7 +126,12 @@ def choice_circular(items: Sequence[Item], predictions: Sequence[Prediction],
     firsts = [items[turns[0]] for turns in circles.values()]
     found = mean(firsts, [min(single.items[index] for index in turns)
                           for turns in circles.values()])
-    return replace(found, items=())         # of questions, not of items
+    fewer = sum('circle' in items[turns[0]].facts and len(turns) < len(items[turns[0]].choices)
+                for turns in circles.values())
+    # of questions, not of items
+    return replace(found, items=(), why=(
+        f'{fewer} of {len(circles)} questions come in fewer turns than they have choices, which '
+        'is easier than all turns') if fewer else '')
 
 
 def class_text(items: Sequence[Item], predictions: Sequence[Prediction], tools: Tools) -> Score:
