@@ -176,5 +176,6 @@ def test_depth_as_sun_rgbd_stores_it_and_normals_of_depth(tmp_path):
     with pytest.raises(FileError, match='no 16-bit ones'):
         read_depth_signal(DepthSignal(tmp_path / 'm.npy', rotated=True))
     Image.fromarray(np.full((60, 80), 200, np.uint8)).save(tmp_path / 'b.png')
-    with pytest.raises(FileError, match='b.png: found no number above 200, expected a 16-bit'):
-        read_depth_signal(DepthSignal(tmp_path / 'b.png', rotated=True))
+    for rotated in (True, False):
+        with pytest.raises(FileError, match='b.png: found a picture of 8 bits, expected depth'):
+            read_depth_signal(DepthSignal(tmp_path / 'b.png', rotated=rotated))

@@ -12,12 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 import torch
 from torch import Tensor
 
 from onellm_ros.config import ModelConfig
-from onellm_ros.datasets.depths import DepthSignal, read_depth_signal
+from onellm_ros.datasets.depths import DepthSignal, is_rendered, read_depth_signal
 from onellm_ros.datasets.rows import Signal
 from onellm_ros.files import (
     FileError,
@@ -171,22 +170,12 @@ def _colour(signal: Signal) -> np.ndarray:
     return read_image(signal.colour).data
 
 
-def _is_rendered(path: Path) -> bool:
-    """Return whether a depth file is an 8-bit picture, not a measurement."""
-    check_file(path)
-    try:
-        with Image.open(path) as picture:
-            return not picture.mode.startswith(('I', 'F'))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        return False                                        # NumPy, or damaged: its reader knows
-
-
 def _depth(signal: Signal, config: ModelConfig) -> Tensor:
     size, fit = config.encoder.image_size, config.tokenizer.image_fit
     encoding, rgb = config.tokenizer.depth_encoding, _colour(signal)
     if isinstance(signal, DepthSignal):
         return depth_tensor(read_depth_signal(signal).data, size, fit, encoding, rgb)
-    if not _is_rendered(signal.path):
+    if not is_rendered(signal.path):
         return depth_tensor(read_depth(signal.path).data, size, fit, encoding, rgb)
     if encoding != 'relative':
         raise PreprocessError(
