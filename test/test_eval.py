@@ -15,8 +15,13 @@ import pytest
 from onellm_ros.cli import main
 from onellm_ros.evaluation import models, tasks
 from onellm_ros.evaluation.chunks import chunks
-from onellm_ros.evaluation.item import Item
-from onellm_ros.evaluation.predictions import PREDICTIONS, read_predictions
+from onellm_ros.evaluation.item import Item, Prediction
+from onellm_ros.evaluation.predictions import (
+    PREDICTIONS,
+    PredictionError,
+    Writer,
+    read_predictions,
+)
 from onellm_ros.evaluation.runs import read_run
 
 SCRIPT = Path(eval_task.__file__)
@@ -257,6 +262,27 @@ def test_a_run_that_cannot_be_scored_says_so(whole, data, tmp_path, capsys):
     assert 'run.json: not readable' in told()
     shutil.rmtree(folder)
     assert 'found no run.json' in told()
+
+
+def test_predictions_that_others_wrote_are_read(tmp_path):
+    path = tmp_path / PREDICTIONS
+    path.write_bytes(
+        b'{"id": 7, "text": "caf\xc3\xa9"}\r\n\n{"id": "q1", "text": "", "choice": 2}')
+    found = read_predictions(tmp_path)
+    assert [(p.id, p.text, p.choice, p.finish_reason) for p in found.values()] == [
+        ('7', 'caf\xe9', -1, 'stop'), ('q1', '', 2, 'stop')]
+    for wrong in ('{"id": "q1"}', '{"id": "q1", "text": null}', '{"id": null, "text": ""}', '[]'):
+        path.write_text(f'{{"id": "q0", "text": ""}}\n{wrong}\n')
+        with pytest.raises(PredictionError, match='line 2: .* expected an object with id and te'):
+            read_predictions(tmp_path)
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='this system has no /dev/full')
+def test_a_full_disk_is_told(tmp_path):
+    (tmp_path / PREDICTIONS).symlink_to('/dev/full')
+    with pytest.raises(PredictionError, match=f'{PREDICTIONS}: cannot be written .No space left'):
+        with Writer(tmp_path) as writer:
+            writer.add([Prediction('q0', 'red')])
 
 
 @pytest.mark.parametrize(('options', 'said'), [

@@ -6,6 +6,7 @@ Times stand in a file of their own: predictions are the same byte for byte in ev
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 import json
 import math
@@ -39,28 +40,34 @@ def line_of(prediction: Prediction) -> str:
 
 
 def _prediction(value: Any) -> Prediction:
-    """Return what a line says.
+    """Return what a line says; all but ``id`` and ``text`` may be left out, as others write it.
 
-    :raises KeyError, TypeError, ValueError: if it is none of :func:`line_of`.
+    :raises KeyError, TypeError, ValueError: if it is no prediction.
     """
-    sure = value['confidence']
+    key, text, sure = value['id'], value['text'], value.get('confidence')
+    if not isinstance(key, str | int) or isinstance(key, bool) or not isinstance(text, str):
+        raise TypeError('id and text must be texts')
     return Prediction(
-        str(value['id']), str(value['text']), int(value['choice']),
-        tuple(float(p) for p in value['probabilities']), math.nan if sure is None else float(sure),
-        int(value['tokens']), finish_reason=str(value['finish_reason']), error=str(value['error']))
+        str(key), text, int(value.get('choice', -1)),
+        tuple(float(p) for p in value.get('probabilities', ())),
+        math.nan if sure is None else float(sure), int(value.get('tokens', 0)),
+        finish_reason=str(value.get('finish_reason', 'stop')), error=str(value.get('error', '')))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield number and value of the lines of a file; one without its end is left out."""
+    """Yield number and value of the lines of a file; one that a kill cut off is left out."""
     if not path.is_file():
         return
-    *lines, _ = path.read_text(encoding='utf-8').split('\n')
+    lines = path.read_text(encoding='utf-8').split('\n')
     for number, line in enumerate(lines, 1):
         try:
-            yield number, json.loads(line)
+            if line.strip():
+                yield number, json.loads(line)
         except ValueError:
-            raise PredictionError(f'{path}, line {number}: found {line[:60]!r}, expected a JSON '
-                                  'object; delete the line, and it is asked again') from None
+            if number < len(lines):
+                raise PredictionError(
+                    f'{path}, line {number}: found {line[:60]!r}, expected a JSON object; delete '
+                    'the line, and it is asked again') from None
 
 
 def mend(path: Path) -> None:
@@ -97,8 +104,8 @@ def read_predictions(folder: Path) -> dict[str, Prediction]:
                         found[one.id] = one
             except (KeyError, TypeError, ValueError) as error:
                 raise PredictionError(
-                    f'{path}, line {number}: found {str(value)[:60]}, expected a prediction '
-                    f'({error!r}); delete the line, and it is asked again') from None
+                    f'{path}, line {number}: found {str(value)[:60]}, expected an object with id '
+                    f'and text ({error!r}); delete the line, and it is asked again') from None
     return {key: replace(one, first_token_s=times.get(key, math.nan))
             for key, one in found.items()}
 
@@ -141,17 +148,26 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         for file in self._files:
-            file.close()
+            with suppress(OSError):         # what could not be written was told by add
+                file.close()
 
     def add(self, predictions: Iterable[Prediction]) -> None:
-        """Write predictions; when it returns they outlast this process."""
+        """Write predictions; when it returns they outlast this process.
+
+        :raises PredictionError: if they cannot be written.
+        """
         found = list(predictions)
         timed = [p for p in found if math.isfinite(p.first_token_s)]
         # times first: a prediction that stands there is not asked again
         for file, lines in ((self._files[1], map(_time_of, timed)),
                             (self._files[0], map(line_of, found))):
-            file.write(''.join(line + '\n' for line in lines))
-            file.flush()
+            try:
+                file.write(''.join(line + '\n' for line in lines))
+                file.flush()
+            except OSError as error:
+                raise PredictionError(
+                    f'{file.name}: cannot be written ({error.strerror or error}); what was '
+                    'answered before is kept: mend that, and the same command goes on') from None
 
 
 def values_of(mapping: Mapping[str, Any]) -> Any:
