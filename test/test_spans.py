@@ -82,6 +82,56 @@ def test_a_span_between_frames_shows_the_one_before(film, tmp_path):
             read_video(tmp_path / 'cut.mkv', 4, (6.01, 6.05))
 
 
+def test_videos_that_are_cut_short(film, tmp_path):
+    content, cut = film.read_bytes(), tmp_path / f'cut{film.suffix}'
+    if film.suffix == '.mp4':                               # as streamed: the index stands first
+        at = content.index(b'moov') - 4
+        cut.write_bytes(content[:at])
+        with pytest.raises(FileError, match='no video that is understood'):
+            read_signal(Modality.VIDEO, Signal(cut), NANO)
+        return
+    cut.write_bytes(content[:len(content) // 2])
+    for window in (None, (2.0, 7.5)):
+        with pytest.raises(FileError, match=rf'cut{film.suffix}: found nothing behind .* s, exp'):
+            read_signal(Modality.VIDEO, Signal(cut, window_s=window), NANO)
+    assert len(read_video(cut, 4)) == 4                     # elsewhere, what it holds is shown
+    read_signal(Modality.VIDEO, Signal(cut, window_s=(1.0, 2.0)), NANO)      # all of that is there
+
+
+@pytest.mark.parametrize('name', ['a.mkv', 'a.ts'])
+def test_a_video_whose_times_begin_late_is_whole(name, tmp_path):
+    import av
+
+    with av.open(str(tmp_path / name), 'w') as container:
+        stream = container.add_stream('mpeg2video', rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
+        for number in range(40):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number, np.uint8), 'rgb24')
+            frame.pts = number + 60                         # from the sixth second on
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    for window in (None, (2.0, 3.0)):
+        read_signal(Modality.VIDEO, Signal(tmp_path / name, window_s=window), NANO)
+
+
+def test_a_streamed_video_that_is_cut_short(tmp_path):
+    import av
+
+    path = tmp_path / 'a.mp4'
+    rng = np.random.default_rng(0)
+    with av.open(str(path), 'w', options={'movflags': 'faststart'}) as container:
+        stream = container.add_stream('mpeg4', rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
+        for _ in range(60):
+            noise = rng.integers(0, 255, (48, 64, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, 'rgb24')))
+        container.mux(stream.encode())
+    assert read_signal(Modality.VIDEO, Signal(path), NANO).shape == (4, 3, 112, 112)
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    with pytest.raises(FileError, match=r'a.mp4: found nothing behind 3.000 s, .* until 6.000 s'):
+        read_signal(Modality.VIDEO, Signal(path), NANO)
+
+
 def test_videos_are_turned_upright(tmp_path):
     import av
 

@@ -29,7 +29,7 @@ from onellm_ros.files import (
     read_video,
 )
 from onellm_ros.files.errors import is_npy, load_npy, read_bytes
-from onellm_ros.files.recordings import check_file, read_track
+from onellm_ros.files.recordings import check_file, check_length, read_track
 from onellm_ros.modality import Modality, Sample
 from onellm_ros.preprocess import (
     PreprocessError,
@@ -83,6 +83,7 @@ def _video(signal: Signal, config: ModelConfig) -> Tensor:
     frames = read_video(signal.path, wanted, signal.window_s)
     if len(frames) < wanted and signal.window_s is None:
         _check_frames(signal.path, len(frames))
+    check_length(signal.path, np.inf if signal.window_s is None else signal.window_s[1])
     return video_tensor([frame.data for frame in frames], wanted, config.encoder.image_size,
                         config.tokenizer.image_fit)
 

@@ -16,6 +16,7 @@ _EARLY_S = 1.0              # before a span's start, where its decoding begins: 
 _LOST_S = 0.5               # sound that ends this much before the file says is cut short
 _MICRO = 1e-6               # seconds of a container's unit of time
 _RATE = 25.0                # frames a second of a video that does not say
+_CUT_S, _CUT = 1.0, 0.05    # a video that ends so many seconds, and so much of it, early is cut
 _LATE_S = 0.5               # a span that begins this little behind the end shows the last frame
 
 
@@ -187,6 +188,53 @@ def check_file(path: str | Path) -> None:
         raise FileError(f'{path}: found a directory, expected a file')
     if file.stat().st_size == 0:
         raise FileError(f'{path}: the file is empty')
+
+
+def check_length(path: str | Path, end_s: float = np.inf) -> None:
+    """Compare how long a video says that it is with where its packets end; nothing is decoded.
+
+    A container lasts as long as its longest track, so those of sound count as well. AVI tells its
+    length by what is there, and beside it how many frames there should be.
+
+    :param end_s: what lies behind it does not matter, seconds from the file's start.
+    :raises FileError: if it cannot be read, or more is missing than whole files leave out.
+    """
+    import av
+
+    check_file(path)
+    try:
+        with av.open(str(path)) as container:
+            said, found = _lengths(container, path, end_s)
+    except (av.error.FFmpegError, OSError, ValueError, EOFError) as error:
+        if isinstance(error, FileError):
+            raise
+        raise _not_understood(path, error) from None
+    if said - found > max(_CUT_S, _CUT * said):
+        raise FileError(f'{path}: found nothing behind {max(found, said - _SEEK_S):.3f} s, '
+                        f'expected pictures or sound until {said:.3f} s as the file says; it is '
+                        'cut short or damaged')
+
+
+def _lengths(container: Any, path: str | Path, end: float) -> tuple[float, float]:
+    """Return how long an open video says that it is, at most ``end``, and where it ends.
+
+    Some containers count their length from their first packet, some from zero: the end is told on
+    their own clock, so that neither is taken for cut.
+    """
+    stream = _video_stream(container, path)
+    said = (container.duration or 0) * _MICRO
+    if container.format.name == 'avi' and stream.average_rate:
+        said = max(said, stream.frames / float(stream.average_rate))
+    said, found = min(said, end), 0.0
+    if said > _SEEK_S:                      # near the end is enough
+        container.seek(round((said - _SEEK_S) / _MICRO))
+    for packet in container.demux([stream, *container.streams.audio]):
+        at = packet.pts if packet.pts is not None else packet.dts
+        if at is not None and packet.size > 0:
+            found = max(found, float((at + (packet.duration or 0)) * packet.time_base))
+        if found >= said:
+            break
+    return said, found
 
 
 def _evenly(found: int, wanted: int) -> list[int]:
