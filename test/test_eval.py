@@ -256,6 +256,11 @@ def test_a_run_that_cannot_be_scored_says_so(whole, data, tmp_path, capsys):
     lines = text(folder).splitlines(keepends=True)
     (folder / PREDICTIONS).write_text(''.join(lines[:9]))
     assert 'found 9 predictions, expected 14' in told()
+    shutil.copytree(whole, out / 'later')               # it is scored all the same
+    assert main(['eval', '--rescore', str(out)]) == 2
+    said = capsys.readouterr()
+    assert 'colours: found 9' in said.err and '14 items' in said.out
+    shutil.rmtree(out / 'later')
     (folder / PREDICTIONS).write_text(''.join([*lines[:3], '{"id": 3}\n', *lines[4:]]))
     assert 'line 4' in told()
     (folder / 'run.json').write_text('{"task"')

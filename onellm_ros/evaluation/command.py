@@ -198,14 +198,17 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _rescore(args: argparse.Namespace) -> int:
-    """Score kept predictions; returns the exit status."""
+    """Score kept predictions; returns the exit status. A run that cannot be stops no other."""
     from onellm_ros.evaluation.runs import find_runs, read_run
     from onellm_ros.evaluation.scoring import told, write_scores
 
-    tools = tools_of(args)
+    tools, status = tools_of(args), 0
     for folder in find_runs(args.rescore):
-        print(told(write_scores(read_run(folder, args.data), tools)), flush=True)
-    return 0
+        try:
+            print(told(write_scores(read_run(folder, args.data), tools)), flush=True)
+        except ValueError as error:
+            status = _fail(error)
+    return status
 
 
 def _tell(args: argparse.Namespace) -> int:
