@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+import gc
 import threading
 import time
 from types import SimpleNamespace
 from typing import Any
+import weakref
 
 import numpy as np
 import pytest
@@ -256,6 +258,60 @@ def test_a_window_that_waits_for_long_is_described_beside_questions(desk: Desk) 
     assert answers[2].result(WAIT_S).error == 'NONE'
     desk.until(lambda: desk.described)
     assert desk.engine.rounds[6:] == [('2?', DESCRIBE)] * 3
+
+
+def test_questions_that_take_no_token_do_not_hold_a_description_up(desk: Desk) -> None:
+    desk.window(1)
+    desk.asked(DESCRIBE)
+    asked: list[Future[Reply]] = []
+
+    def again(_: Any = None) -> None:                   # at once, from the worker's own thread
+        if len(asked) < 40 and not desk.described:
+            asked.append(desk.ask(f'{len(asked)}?', choices=('yes', 'no')))
+            asked[-1].add_done_callback(again)
+    again()
+    desk.engine.free = True
+    desk.until(lambda: desk.described)
+    assert 1 <= len(asked) < 10 and desk.described[0].answer.tokens == 3
+
+
+@pytest.mark.parametrize('preempt', [True, False])
+def test_a_question_waits_for_one_description_at_most(desk: Desk, preempt: bool) -> None:
+    desk.engine.shares = False
+    desk.worker.asking = AskConfig(waiting=2)
+    desk.worker.describe = DescribeConfig(preempt=preempt)
+    desk.window(1)
+    desk.asked(DESCRIBE)
+    desk.window(2)
+    first = [desk.ask('0?'), desk.ask('1?')]
+    desk.until(lambda: not preempt or desk.worker.report().waiting == 2)
+    desk.engine.tickets.release(1)
+    last: list[Future[Reply]] = []
+    first[-1].add_done_callback(lambda _: last.append(desk.ask('2?')))
+    desk.engine.free = True
+    desk.until(lambda: last and last[0].done() and len(desk.described) == 2)
+    desk.asked(*((DESCRIBE, '0?', '1?', '2?', DESCRIBE) if preempt
+                 else (DESCRIBE, '0?', '1?', DESCRIBE, '2?')))
+
+
+def test_what_failed_is_let_go_of_at_once(desk: Desk) -> None:
+    class Large:
+        pass
+    held: list[weakref.ref[Large]] = []
+
+    def failing(work: Any) -> None:
+        large = Large()                                 # as keys, values and activations are
+        held.append(weakref.ref(large))
+        raise RuntimeError(f'out of memory: {len(work)}')
+    desk.engine.steps = failing
+    gc.disable()
+    try:
+        desk.window(1)
+        desk.until(lambda: desk.trouble and not desk.worker.busy()[0])
+        assert desk.trouble == ['the model failed to describe a window: out of memory: 1']
+        desk.until(lambda: held[0]() is None)
+    finally:
+        gc.enable()
 
 
 def test_without_preempt_a_question_waits_for_one_description(desk: Desk) -> None:

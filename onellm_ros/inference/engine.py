@@ -200,13 +200,20 @@ class Engine:
         :param work: ids, their cache, and of how many of the last ids the logits are wanted (more
             than one only where guesses are made).
         :returns: float32 logits [count, vocab] of each.
+        :raises Exception: whatever fails; no cache is longer then.
         """
         together = getattr(self._language, 'steps', None)
+        lengths = [cache.length for _, cache, _ in work]
         with self._lock:
-            if together is not None:
-                found = together(work)
-            else:
-                found = [self.backend.step(ids, cache)[None] for ids, cache, _ in work]
+            try:
+                if together is not None:
+                    found = together(work)
+                else:
+                    found = [self.backend.step(ids, cache)[None] for ids, cache, _ in work]
+            except Exception:
+                for (_, cache, _), length in zip(work, lengths, strict=True):
+                    cache.length = length
+                raise
         return [logits[:, :self.text.size] for logits in found]
 
     def _prompt(self, prefix: Prefix, question: str, history: Turns = (), more: int = 1,

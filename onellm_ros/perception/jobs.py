@@ -14,6 +14,8 @@ import time
 
 from onellm_ros.perception.results import Question, Reply
 
+STOPPED = 'CANCELLED', 'the node was deactivated meanwhile'
+
 
 class Cancel(threading.Event):
     """Set by hand, or by itself at a time of the monotonic clock.
@@ -57,6 +59,17 @@ class Job:
         """Return the reply of a model that has not been asked."""
         waited_s = time.monotonic() - self.asked_s
         return Reply(code, text, model=model, queue_s=waited_s, total_s=waited_s)
+
+    def why_ended(self, stopping: bool, timeout_s: float) -> tuple[str, str]:
+        """Return code and text of why it has ended without an answer.
+
+        :param stopping: whether the node is being deactivated.
+        """
+        if stopping:
+            return STOPPED
+        if time.monotonic() > self.cancel.until_s:
+            return 'TIMEOUT', f'not answered within ask.timeout_s of {timeout_s} s'
+        return 'CANCELLED', 'cancelled by the client'
 
     def reply(self, reply: Reply) -> bool:
         """Give the question its reply; False if it had one already."""

@@ -44,7 +44,8 @@ class Running:
     waited for before anything is computed; '' nothing).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
         self.describing: Describing | None = None
         self.answering: Answering | None = None
         self.before = ''
@@ -70,12 +71,17 @@ class Running:
             return doing, 0.0
         return doing, time.monotonic() - looked_s
 
-    def round(self, engine: Any) -> None:
+    @property
+    def shares(self) -> bool:
+        """Whether a description goes on beside a question."""
+        return bool(getattr(self._engine, 'shares', False))
+
+    def round(self) -> None:
         """Compute a token of each; a description waits where two cost twice as much as one."""
         tasks: list[Task[Any]] = [
             running.task for running in (self.answering, self.describing)
             if running is not None and not running.task.over]
-        if len(tasks) > 1 and not getattr(engine, 'shares', False):
+        if len(tasks) > 1 and not self.shares:
             tasks = tasks[:1]
         if tasks:
-            advance(engine, tasks)
+            advance(self._engine, tasks)

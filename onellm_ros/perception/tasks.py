@@ -49,20 +49,28 @@ class Task(Generic[T]):
             self.over, self.result = True, end.value
         except FAILURES as failure:
             self.over, self.error = True, failure
+        finally:
+            error = None        # else its traceback keeps itself, and all that was computed with
 
 
 def advance(engine: Any, tasks: Sequence[Task[Any]]) -> None:
     """Compute what some tasks need for their next token, together, and let them go on.
 
-    What fails fails for all of them: each is told.
+    Where that fails each is computed alone, and only those fail with which it does; so an engine's
+    ``steps`` that raises must have changed nothing.
     """
     try:
         found = engine.steps([task.due for task in tasks])
+        pairs = list(zip(tasks, found, strict=True))
     except FAILURES as error:
+        if len(tasks) == 1:
+            tasks[0].go_on(error=error)
+            return
+        pairs = []
+    if not pairs:
         for task in tasks:
-            task.go_on(error=error)
-        return
-    for task, logits in zip(tasks, found, strict=True):
+            advance(engine, [task])
+    for task, logits in pairs:
         task.go_on(logits)
 
 

@@ -22,7 +22,7 @@ from onellm_ros.modality import Modality
 from onellm_ros.node_config import AskConfig, DescribeConfig, WindowConfig
 from onellm_ros.perception.answering import Answerer
 from onellm_ros.perception.dialogue import Dialogues
-from onellm_ros.perception.jobs import Cancel, Job
+from onellm_ros.perception.jobs import STOPPED, Cancel, Job
 from onellm_ros.perception.results import (
     Described,
     EngineLike,
@@ -37,7 +37,6 @@ from onellm_ros.perception.tasks import FAILURES, Steps, Task
 
 _JOIN_S = 1.5
 _GRACE_S = 2.0      # a question whose end has come gets its reply by then, even if the model hangs
-_STOPPED = 'CANCELLED', 'the node was deactivated meanwhile'
 
 
 class Worker:
@@ -78,7 +77,7 @@ class Worker:
         self._skipped_since = self._in_a_row = 0    # windows, answers since a description
         self._stopping = False
         self._forgotten = False             # what was encoded is from before a jump of time
-        self._running = Running()
+        self._running = Running(engine)
         self._spared = False                # many questions went before this description: no more
         self._begun_s = self._ended_s = -math.inf
         self._unseen_s = math.nan           # since when windows have come without a description
@@ -113,12 +112,12 @@ class Worker:
             self._ring.clear()
             self._changed.notify_all()
         for job in waiting:
-            self._refuse(job, *_STOPPED)
+            self._refuse(job, *STOPPED)
         if self.thread.is_alive():
             self.thread.join(_JOIN_S)
         running = self._running.answering
         if running is not None:
-            self._refuse(running.job, *_STOPPED)
+            self._refuse(running.job, *STOPPED)
         return not self.thread.is_alive()
 
     # -- called by the node's executor --------------------------------------------------------
@@ -191,7 +190,7 @@ class Worker:
                 if now_s - running.over_s > _GRACE_S:
                     late.append(running)
         for job in late:
-            code, text = self._why_cancelled(job)
+            code, text = job.why_ended(self._stopping, self.asking.timeout_s)
             hangs = job is running
             self._refuse(job, code, text + (f'; the model has not responded for {_GRACE_S:g} s'
                                             if hangs else ''))
@@ -227,16 +226,23 @@ class Worker:
             self._running.before = 'waiting for what the model began before'
             self._after.join()
             self._after, self._running.before = None, ''
-        while True:
-            with self._changed:
-                begun = self._next()
-            if begun is not None:
-                begun.task.go_on()
-            elif self._running:
-                self._running.round(self.engine)
-            else:                               # the worker was stopped
-                return
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """Begin something, or compute a token of what has begun; False: the worker was stopped."""
+        with self._changed:
+            begun = self._next()
+        if begun is None and not self._running:
+            return False
+        if begun is not None:
+            begun.task.go_on()
             self._end()
+        # One that was refused or scored at once leaves its turn to what goes on beside it.
+        if begun is None or begun.task.over and self._running.shares:
+            self._running.round()
+            self._end()
+        return True
 
     def _next(self) -> Answering | Describing | None:
         """Return what begins now (lock held): a question, or a window to describe."""
@@ -280,8 +286,7 @@ class Worker:
         if running.answering is not None or not self.describe.preempt:
             return False
         # A description goes on beside a question, or waits for some, but not for ever more.
-        return getattr(self.engine, 'shares', False) or not (
-            self._spared or self._in_a_row >= self.asking.waiting)
+        return self._running.shares or not (self._spared or self._in_a_row >= self.asking.waiting)
 
     def _end(self) -> None:
         """Give away what has come to its end."""
@@ -292,6 +297,7 @@ class Worker:
                 self._failed('answer', text := 'the question could not be answered: '
                              f'{answering.task.failure}')
                 reply = answering.job.refusal('UNKNOWN', text, self.model)
+                answering.task.error = None
             self._finish(answering.job, reply)
             with self._changed:
                 self._running.answering = None
@@ -327,7 +333,7 @@ class Worker:
         """Answer one question or say why not."""
         question, queue_s = job.question, time.monotonic() - job.asked_s
         if job.cancel.over:
-            return job.refusal(*self._why_cancelled(job), self.model)
+            return job.refusal(*job.why_ended(self._stopping, self.asking.timeout_s), self.model)
         with self._changed:
             selection, span_ns = self._ring.find(question.at_ns), self._ring.span_ns
         if selection is None:
@@ -340,7 +346,7 @@ class Worker:
         if reply.error == 'MODEL_FAILED':
             self._failed('answer', f'the model failed to answer: {reply.error_msg}')
         if reply.finish_reason == 'cancelled':
-            code, text = self._why_cancelled(job)
+            code, text = job.why_ended(self._stopping, self.asking.timeout_s)
             return replace(reply, error=code, error_msg=text, finish_reason=code.lower())
         if dialogue is not None and reply.error == 'NONE' and reply.answer.text:
             self._dialogues.add(dialogue, question.text, reply.answer.text, self.asking)
@@ -349,13 +355,6 @@ class Worker:
     def _failed(self, kind: str, text: str) -> None:
         self.stats.fail(text)
         self._on_trouble(kind, text)
-
-    def _why_cancelled(self, job: Job) -> tuple[str, str]:
-        if self._stopping:
-            return _STOPPED
-        if time.monotonic() > job.cancel.until_s:
-            return 'TIMEOUT', f'not answered within ask.timeout_s of {self.asking.timeout_s} s'
-        return 'CANCELLED', 'cancelled by the client'
 
     def _no_window(self, question: Question, span_ns: tuple[int, int] | None) -> str:
         if span_ns is not None:
@@ -372,11 +371,14 @@ class Worker:
         with self._changed:
             wanted = describing.wanted and not self._stopping and not cancelled
             self._running.describing, self._spared = None, False
+            if not self._running.shares:
+                self._in_a_row = 0              # questions have waited for it, and are first now
             if found is None or cancelled:
                 self._skipped_since += describing.skipped
         if found is None:
             self._failed('description',
                          f'the model failed to describe a window: {describing.task.failure}')
+            describing.task.error = None        # its traceback holds keys, values and more
         elif wanted:
             self._described(found)
 
