@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import random
 
 from onellm_ros.evaluation.item import Item, Prediction
 from onellm_ros.evaluation.prompts import LETTERS
-from onellm_ros.evaluation.report_shown import pictures_of
 from onellm_ros.evaluation.report_tables import Section, Told
 
 RIGHT, WRONG, HIGH, LOW = 'right', 'wrong', 'high', 'low'
 _GRADES = 12            # values that a score takes, above which it is no right or wrong
 _REFERENCES = 5         # that are shown of an item
-Draw = Callable[[Item], tuple[dict[str, bytes], str]]
 
 
 @dataclass(frozen=True)
@@ -49,13 +47,12 @@ class Example:
     lacking: str
 
 
-def examples(section: Section, count: int, seed: int, draw: Draw = pictures_of
-             ) -> tuple[list[Example], str]:
+def examples(section: Section, count: int, seed: int) -> tuple[list[Example], str]:
     """Choose examples: as many of right as of wrong answers, of several groups where it can be.
 
     Of several models, those on which all were right, and in turn those that each had wrong.
 
-    :param count: of each kind. :param draw: makes the pictures of an item.
+    :param count: of each kind.
     :returns: the examples, and why there are none.
     """
     asked = [told for told in section.runs if told.items]
@@ -78,7 +75,7 @@ def examples(section: Section, count: int, seed: int, draw: Draw = pictures_of
         found = _spread(items, wrongs, each, rng)
         taken |= set(found)
         chosen += [(i, LOW if graded else WRONG) for i in found]
-    return [_example(asked, scored, place, kind, draw) for place, kind in chosen], ''
+    return [_example(asked, scored, place, kind) for place, kind in chosen], ''
 
 
 def item_scores(told: Told) -> Sequence[float] | None:
@@ -126,13 +123,15 @@ def _spread(items: Sequence[Item], places: Sequence[int], count: int, rng: rando
     return sorted(out)
 
 
-def _example(asked: Sequence[Told], scored: Sequence[Sequence[float]], place: int, kind: str,
-             draw: Draw) -> Example:
+def _example(asked: Sequence[Told], scored: Sequence[Sequence[float]], place: int, kind: str
+             ) -> Example:
     """Return one item with all replies and its pictures."""
+    from onellm_ros.evaluation.report_shown import pictures_of      # which imports torch
+
     item = asked[0].items[place]
     references = item.answers or (
         (item.choices[item.right],) if 0 <= item.right < len(item.choices) else ())
-    pictures, lacking = draw(item)
+    pictures, lacking = pictures_of(item)
     unique = tuple(dict.fromkeys(references))
     return Example(
         item.id, kind, item.group, item.question, item.choices, unique[:_REFERENCES],
