@@ -126,7 +126,7 @@ def _spread(items: Sequence[Item], places: Sequence[int], count: int, rng: rando
 def _example(asked: Sequence[Told], scored: Sequence[Sequence[float]], place: int, kind: str
              ) -> Example:
     """Return one item with all replies and its pictures."""
-    from onellm_ros.evaluation.report_shown import pictures_of      # which imports torch
+    from onellm_ros.evaluation.report_shown import pictures_of  # which imports torch
 
     item = asked[0].items[place]
     references = item.answers or (
