@@ -13,6 +13,7 @@ import torch
 
 from onellm_ros.bench.models import SIZES, check, count, random_engine
 from onellm_ros.config import NANO, ConfigError
+from onellm_ros.export.layout import MANIFEST
 from onellm_ros.inference import quantize
 from onellm_ros.inference.engine import Engine
 from onellm_ros.inference.locate import EngineError, find_model
@@ -168,6 +169,16 @@ def test_what_cannot_be_quantized_is_said_before_it_is_loaded(
                         lambda *_, **__: pytest.fail('it was loaded'))
     with pytest.raises(EngineError, match=said):
         Engine.load('nano', 'cpu', **given)
+
+
+def test_the_folder_of_an_export_is_refused_before_its_memory_is_counted(tmp_path: Path) -> None:
+    for name in (MANIFEST, 'config.json'):
+        (tmp_path / name).write_text('{}')
+    said = 'ONNX graphs were asked for .backend onnx, or the folder of an export.; give the model'
+    with pytest.raises(EngineError, match=said):
+        Engine.load(tmp_path, 'cpu', quantize='int8')
+    with pytest.raises(EngineError, match=said):
+        memory.check_memory(NodeConfig(model=str(tmp_path), device='cpu', quantize='int8'))
 
 
 def test_an_older_gpu_is_told_what_fp8_needs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,12 +263,14 @@ def check_memory(config: NodeConfig) -> Need:
         files do not say their sizes.
     :raises BudgetError: if it does not fit.
     """
+    from onellm_ros.export.layout import is_export
     from onellm_ros.inference import quantize
     from onellm_ros.inference.locate import EngineError, find_device, find_model
     from onellm_ros.model.files import CheckpointError
 
     folder, device = find_model(config.model), find_device(config.device)
-    quantize.check(config.quantize, device, backend=config.backend)
+    quantize.check(config.quantize, device,
+                   backend='onnx' if is_export(folder) else config.backend)
     on_cpu, whole = device.type != 'cuda', config.quantize == 'none'
     try:
         need = need_of(folder, 4 if on_cpu and whole else 2, config.window.kept_mb,
