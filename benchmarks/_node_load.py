@@ -150,15 +150,16 @@ def executor_of(name: str) -> Executor:
 def spin(make: Callable[[], Any], executor: str, until: Callable[[Any, Executor, Ending], None]
          ) -> None:
     """Make a node and run it until SIGINT or SIGTERM."""
-    with Ending(rclpy.try_shutdown) as ending:
+    with Ending() as ending:
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         node = make()
-        spinner = executor_of(executor)
-        spinner.add_node(node)
+        ending.executor = executor_of(executor)
+        ending.executor.add_node(node)
         try:
-            until(node, spinner, ending)
+            until(node, ending.executor, ending)
         except ExternalShutdownException:
             pass
+        ending.leave()
 
 
 def publish(file: Path) -> None:
@@ -215,6 +216,6 @@ def listen(file: Path, executor: str, raw: bool = False) -> None:
         return node
 
     def run(node: Node, spinner: Executor, ending: Ending) -> None:
-        ending.spin(spinner)
+        ending.spin()
         file.write_text(json.dumps(heard), encoding='utf-8')
     spin(make, executor, run)

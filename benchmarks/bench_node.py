@@ -102,12 +102,13 @@ def run_node(model: str, file: Path, executor: str, profile: Path | None) -> Non
         recorder = cProfile.Profile() if profile is not None else None
         if recorder is not None:
             recorder.enable()
-        perception_node.run(node, spinner, ending)
+        ending.node = node
+        perception_node.run(node, ending)
         if recorder is not None:
             recorder.disable()
             recorder.dump_stats(str(profile))
         file.write_text(json.dumps(heard), encoding='utf-8')
-        ending.farewell(spinner, node)
+        ending.farewell()
     spin(make, executor, until)
 
 

@@ -117,3 +117,17 @@ def test_without_the_peer_no_ratio_is_made_up(root: Path, tmp_path: Path) -> Non
         done = run(root, '--message-filters', str(tmp_path))
         assert done.returncode == 1 and 'expected a folder with the module' in done.stderr
     assert run(root, '--seconds', '1').returncode == 2
+
+
+@pytest.mark.slow
+def test_the_node_under_load(root: Path, tmp_path: Path, ros_env: dict[str, str]) -> None:
+    pytest.importorskip('rclpy')
+    done = subprocess.run(
+        [sys.executable, str(root / 'benchmarks' / 'bench_node.py'), '--cases', 'stub',
+         '--seconds', '1', '--json', str(tmp_path / 'node.json')],
+        capture_output=True, text=True, timeout=120, check=False, env=ros_env)
+    assert done.returncode == 0, done.stderr
+    rows = {row['case']: row for row in
+            json.loads((tmp_path / 'node.json').read_text(encoding='utf-8'))}
+    assert 0 < rows['stub: CPU seconds a second']['ours']
+    assert rows['stub: window closed after its end, median']['ours'] > 0
