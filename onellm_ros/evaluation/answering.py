@@ -103,14 +103,12 @@ class Answering:
                ) -> Iterator[list[Prediction]]:
         """Yield the predictions of the items that have none yet, in their order.
 
-        :param known: ids of those that have one.
+        :param chunked: each with an item that has none. :param known: ids of those that have one.
         :raises BrokenItemError: for an item whose files cannot be used, unless they are skipped.
         """
-        open_ones = [chunk for chunk in chunked
-                     if any(item.id not in known for unit in chunk for item in unit)]
         with _readers() as pool:
             ahead: deque[tuple[Chunk, list[Future[Inputs | Exception] | None]]] = deque()
-            for chunk in [*open_ones, *[()] * _AHEAD]:
+            for chunk in [*chunked, *[()] * _AHEAD]:
                 ahead.append((chunk, [None if unit[0].tensors else
                                       pool.submit(self._read, unit[0]) for unit in chunk]))
                 if len(ahead) <= _AHEAD:

@@ -250,7 +250,7 @@ class OneLLM(lmms):     # type: ignore[misc]
         logits = [engine.step(prompt, cache)[None]]
         if len(ids) > 1:
             table = torch.tensor([ids[:-1]], device=engine.device)
-            logits.append(engine.backend.continuations(table, cache)[0, :, :engine.text.size])
+            logits.append(engine.continuations(table, cache)[0])
         logp = torch.log_softmax(torch.cat(logits).double(), -1)
         picked = torch.tensor(ids, device=logp.device)
         greedy = bool((logp.argmax(-1) == picked).all())

@@ -216,6 +216,15 @@ class Engine:
                 raise
         return [logits[:, :self.text.size] for logits in found]
 
+    @torch.inference_mode()
+    def continuations(self, table: Tensor, cache: Cache) -> Tensor:
+        """Return float32 logits [n, L, vocab] of rows [n, L] of ids behind one sequence.
+
+        The cache does not change.
+        """
+        with self._lock:
+            return self.backend.continuations(table, cache)[..., :self.text.size]
+
     def _prompt(self, prefix: Prefix, question: str, history: Turns = (), more: int = 1,
                 spare: int = 0) -> tuple[list[int], int]:
         """Encode a question, checking that it and ``more`` tokens fit behind the prefix.
@@ -313,9 +322,7 @@ class Engine:
         table = torch.tensor([[*i, *[0] * (longest - len(i))] for i in ids], device=self.device)
         total = first[table[:, 0]].double()
         if longest > 1:
-            with self._lock:
-                logits = self.backend.continuations(table[:, :-1], cache)
-            logp = torch.log_softmax(logits[..., :self.text.size], -1)
+            logp = torch.log_softmax(self.continuations(table[:, :-1], cache), -1)
             picked = logp.gather(-1, table[:, 1:, None])[..., 0].double()
             inside = torch.arange(1, longest, device=self.device) < lengths[:, None]
             total = total + (picked * inside).sum(-1)
